@@ -1,0 +1,1 @@
+"""Grids, displacement fields, warping, and the field files of other tools."""
