@@ -14,3 +14,7 @@ class DataError(ModalignError):
 
 class ConfigError(ModalignError):
     """A configuration that asks for something that doesn't exist or can't be."""
+
+
+class WriteError(ModalignError):
+    """A result can't be written: no space, no permission. The job stops; no method is to blame."""

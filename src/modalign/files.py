@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from modalign.errors import ModalignError
+from modalign.errors import ModalignError, WriteError
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     If the block raises, `path` stays as it was and the temporary file is removed.
 
     Raises:
-        ModalignError: the folder can't be written to, or the disk is full.
+        WriteError: the folder can't be written to, or the disk is full.
     """
     path = Path(path)
     temporary = None
@@ -33,18 +33,18 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary = Path(name)
         temporary.chmod(0o666 & ~_umask())
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
-        if error.errno in _UNWRITABLE:
-            message = f"can't write {path}: {error.strerror}. {_UNWRITABLE[error.errno]}"
-            raise ModalignError(message) from error
+        if error.errno in UNWRITABLE:
+            message = f"can't write {path}: {error.strerror}. {UNWRITABLE[error.errno]}"
+            raise WriteError(message) from error
         raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-_UNWRITABLE = {
+UNWRITABLE = {
     errno.ENOSPC: "Free some space and run the same command again.",
     errno.EDQUOT: "Your quota is used up: free some space and run the same command again.",
     errno.EROFS: "The file system is read-only: choose another folder.",
@@ -62,7 +62,7 @@ def _umask() -> int:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Raise :class:`ModalignError` now rather than after the work, if `folder` can't be written to."""
+    """Raise :class:`WriteError` now rather than after the work, if `folder` can't be written to."""
     probe = Path(folder) / ".modalign-can-write"
     with replacing(probe):
         pass

@@ -77,13 +77,13 @@ class Method:
             raise ConfigError(_explain(name, error, self.Options)) from error
         self.dimension = dimension
         self.context = context or Context()
-        if self.trained and self.context.model is None and self.context.state is None and context is not None:
+        if self.is_trained() and self.context.model is None and self.context.state is None and context is not None:
             raise ConfigError(f"method {name} has to be trained first: name the folder of its model")
 
-    @property
-    def trained(self) -> bool:
+    @classmethod
+    def is_trained(cls) -> bool:
         """Whether the method learns from training cases."""
-        return type(self).train is not Method.train
+        return cls.train is not Method.train
 
     def train(self, store: CaseStore) -> dict[str, Any]:
         """Learn from the training cases, write the weights to ``self.context.model``, return what to put on record.

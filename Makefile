@@ -1,0 +1,58 @@
+# Two commands set everything up on a machine with Python >= 3.11, git and make: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.synced
+SNAKEMAKE := $(BIN)/snakemake --cores all
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)/src
+
+.PHONY: demo test smoke lint format bench lock clean
+
+demo: $(STAMP)  ## the default run: all tables and figures on built-in phantoms
+	$(SNAKEMAKE)
+	@echo
+	@cat results/papers/cao2018/table_1.md
+	@echo
+	@echo "The report is at $(CURDIR)/results/report.html"
+
+test: $(STAMP)  ## the test suite
+	$(BIN)/python -m pytest -n 2
+
+smoke: $(STAMP)  ## the whole workflow, tiny
+	$(SNAKEMAKE) --directory results/smoke --configfile config.yaml config/smoke.yaml --quiet progress
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile workflow
+
+bench: $(STAMP)  ## speed against the peer that a user would pick instead, as ratios
+	$(BIN)/python benchmarks/run.py
+
+lock: .tools/uv  ## requirements.lock from pyproject.toml
+	.tools/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra test \
+	    --no-header --no-emit-index-url --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv .tools .snakemake
+
+$(STAMP): requirements.lock .tools/uv
+	test -x $(BIN)/python || .tools/uv venv --quiet --no-python-downloads --python $(PYTHON) .venv
+	.tools/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	touch $@
+
+# uv comes with the machine or, from the package registry, into the project's own folder.
+.tools/uv:
+	mkdir -p .tools
+	if command -v uv > /dev/null; then ln -sf "$$(command -v uv)" $@; else \
+	    { $(PYTHON) -m venv .tools/python && .tools/python/bin/python -m pip install --quiet uv && \
+	      ln -sf python/bin/uv $@; } || \
+	    { $(PYTHON) -m pip install --quiet --target .tools/packages uv && ln -sf packages/bin/uv $@; }; fi

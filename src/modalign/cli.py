@@ -1,0 +1,216 @@
+"""The command line: ``modalign <verb>``. Every rule of the workflow calls one of these verbs."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modalign.align import align_pair, parse_json
+from modalign.errors import ModalignError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Seed = Annotated[int, typer.Option(help="Seeds everything random.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads that the work may use.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes; the result doesn't depend on it.")]
+Json = Annotated[str, typer.Option(help="JSON, or @file that holds it.")]
+Minutes = Annotated[float | None, typer.Option(help="Time limit in minutes; past it the method counts as failed.")]
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one message, without a traceback."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
+    logging.getLogger("modalign").setLevel(logging.INFO)
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        app()
+    except ModalignError as error:
+        sys.exit(f"error: {error}")
+
+
+@app.command()
+def align(
+    fixed: Annotated[Path, typer.Argument(help="The scan that stays as it is (NIfTI, NRRD or MetaImage).")],
+    moving: Annotated[Path, typer.Argument(help="The scan to bring onto it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for image.nii.gz, field.nii.gz and run.json.")],
+    method: Annotated[str, typer.Option(help="One of `modalign methods`.")] = "syn",
+    dimension: Annotated[int | None, typer.Option(help="2: slice by slice; 3: as a volume.")] = None,
+    options: Json = "{}",
+    needs: Json = "{}",
+    mask_fixed: Annotated[Path | None, typer.Option(help="Mask on the fixed grid; nonzero counts.")] = None,
+    mask_moving: Annotated[Path | None, typer.Option(help="Mask on the moving grid; nonzero counts.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Align one pair of scans with any method."""
+    align_pair(
+        fixed,
+        moving,
+        out,
+        method=method,
+        dimension=dimension,
+        options=parse_json(options, "--options"),
+        needs=parse_json(needs, "--needs"),
+        fixed_mask=mask_fixed,
+        moving_mask=mask_moving,
+        model=model,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods with their options and defaults."""
+    from modalign.methods import method_class, method_names
+
+    for name in method_names():
+        method = method_class(name)
+        learns = "trained" if method.is_trained() else "no training"
+        dimensions = " and ".join(f"{d}D" for d in sorted(method.dimensions))
+        typer.echo(f"{name}: {method.label} ({method.kind}, {dimensions}, {learns}). {method.source}")
+        for option, field in method.Options.model_fields.items():
+            typer.echo(f"    {option} = {field.default!r}: {field.description}")
+
+
+@app.command()
+def phantom(
+    archive: Annotated[str, typer.Argument(help="Archive whose published layout is written.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    patients: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 8,
+    size: Annotated[tuple[int, int, int], typer.Option(help="Voxels of the fixed scan; the field of view stays.")] = (
+        64,
+        64,
+        16,
+    ),
+    seed: Seed = 0,
+    workers: Workers = 1,
+) -> None:
+    """Write a phantom data set with known truth in an archive's published layout."""
+    from modalign.phantoms.archives import make_archive
+
+    make_archive(archive, out, size=size, patients=patients, seed=seed, workers=workers)
+
+
+@app.command()
+def fetch(
+    archive: Annotated[str, typer.Argument(help="Archive of the registry.")],
+    out: Annotated[Path, typer.Option(help="Folder to unpack into.")],
+    accept_licence: Annotated[bool, typer.Option(help="You have read the licence and accept it.")] = False,
+) -> None:
+    """Download an open archive with resume and checksum; say how to get a gated one."""
+    from modalign.datasets.registry import fetch as fetch_archive
+
+    fetch_archive(archive, out, accept_licence=accept_licence)
+
+
+@app.command()
+def index(
+    dataset: Annotated[str, typer.Argument(help="Name of the data set in the configuration.")],
+    reader: Annotated[str, typer.Option(help="Reader of the folder's layout.")],
+    folder: Annotated[Path, typer.Option(help="Folder in the published layout, or a CSV of own pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder for cases.tsv and dataset.json.")],
+    options: Json = "{}",
+    split: Json = "null",
+    seed: Seed = 0,
+    workers: Workers = 1,
+) -> None:
+    """Check a folder of scans and list its cases."""
+    from modalign.datasets.index import index_dataset
+
+    index_dataset(
+        dataset,
+        reader,
+        folder,
+        out,
+        options=parse_json(options, "--options"),
+        split=parse_json(split, "--split"),
+        seed=seed,
+        workers=workers,
+    )
+
+
+@app.command()
+def prepare(
+    index: Annotated[Path, typer.Argument(help="Folder with cases.tsv and dataset.json.")],
+    recipe: Annotated[str, typer.Option(help="Preprocessing recipe.")],
+    out: Annotated[Path, typer.Option(help="Folder for the case store.")],
+    overrides: Json = "{}",
+    seed: Seed = 0,
+    workers: Workers = 1,
+) -> None:
+    """Preprocess the cases of an index into a case store."""
+    from modalign.preprocess.prepare import prepare as prepare_cases
+
+    prepare_cases(index, recipe, out, overrides=parse_json(overrides, "--overrides"), seed=seed, workers=workers)
+
+
+@app.command()
+def train(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    spec: Json,
+    model: Annotated[Path, typer.Option(help="Folder for the weights and train.json.")],
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+    minutes: Minutes = None,
+) -> None:
+    """Train a method on the training cases of a store; continues where a killed training stopped."""
+    from modalign.runs import train_job
+
+    train_job(parse_json(spec, "--spec"), store, model, seed=seed, device=device, threads=threads, minutes=minutes)
+
+
+@app.command()
+def align_cases(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    spec: Json,
+    out: Annotated[Path, typer.Option(help="Folder for the alignments and run-*.json.")],
+    model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
+    shard: Annotated[str, typer.Option(help="i-of-n: align every n-th case, from the i-th on.")] = "1-of-1",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+    minutes: Minutes = None,
+) -> None:
+    """Align the test cases of a store."""
+    from modalign.runs import align_job
+
+    index_text, count_text = shard.split("-of-")
+    align_job(
+        parse_json(spec, "--spec"),
+        store,
+        out,
+        seed=seed,
+        model=model,
+        device=device,
+        threads=threads,
+        shard=(int(index_text), int(count_text)),
+        minutes=minutes,
+    )
+
+
+@app.command()
+def failures(
+    results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
+    forget: Annotated[
+        bool, typer.Option(help="Remove them, so that the next run of the workflow tries again.")
+    ] = False,
+) -> None:
+    """List what failed and why; with --forget, make the workflow try it again."""
+    from modalign.failures import forget_failures, list_failures
+
+    found = list_failures(results)
+    for failure in found:
+        typer.echo(f"{failure.path}: {failure.reason}")
+    if not found:
+        typer.echo(f"nothing failed in {results}", err=True)
+    if forget:
+        forget_failures(found)
+        typer.echo(f"forgot {len(found)}; run snakemake again to retry", err=True)

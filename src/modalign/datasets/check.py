@@ -1,0 +1,190 @@
+"""Looking at every file of a case before anything is computed from it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from modalign.datasets.base import CaseFiles, LabelFiles, Layout
+from modalign.datasets.labels import TOLERANCE_MM, read_labels
+from modalign.errors import DataError
+from modalign.files import sha256
+from modalign.spatial.fields import read_itk_field
+from modalign.volumes import NIFTI_SUFFIXES, Grid, Volume, apply_affine, read_volume
+
+ROLES = ("fixed", "moving")
+
+
+@dataclass
+class Findings:
+    """What a look at one case brought: what has to be mended, what is worth knowing, and the facts for the index."""
+
+    case: CaseFiles
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    label_values: set[int] = field(default_factory=set)
+
+
+def check_case(case: CaseFiles, layout: Layout, labels: dict[int, str], frames: str) -> Findings:
+    """Read every file of a case and collect all that is wrong with it, each with the file and the way out.
+
+    Args:
+        case: its files.
+        layout: what the published scans have in common; an empty one for phantoms and one's own pairs.
+        labels: structure name of every value; empty if any value may occur.
+        frames: ``related`` if both scans lie in one world frame, ``centred`` if they have none in common.
+    """
+    found = Findings(case)
+    grids: dict[str, Grid] = {}
+    for role in ROLES:
+        path = getattr(case, role)
+        image = _scan(path, found)
+        if image is not None:
+            grids[role] = image.grid
+            _compare_with_layout(path, image.grid, role, layout, found)
+            found.facts |= _facts(role, path, image.grid)
+    if case.fixed.is_file() and found.facts.get("fixed_sha256", "") == found.facts.get("moving_sha256"):
+        found.problems.append(f"{case.fixed} and {case.moving} are the same scan: name the moving one")
+    if len(grids) == 2 and frames == "related" and not overlap(grids["fixed"], grids["moving"]):
+        found.problems.append(
+            f"{case.fixed} and {case.moving} don't overlap in world space. If they have no common frame, "
+            "set the reader's option `frames: centred`; otherwise correct the header of one of them"
+        )
+    for role, grid in grids.items():
+        mask, contours = getattr(case, f"{role}_mask"), getattr(case, f"{role}_labels")
+        if mask is not None:
+            _on_grid(mask, grid, found)
+        if contours is not None:
+            _contours(contours, grid, labels, found)
+    if "fixed" in grids:
+        if case.true_image is not None:
+            _on_grid(case.true_image, grids["fixed"], found)
+        if case.true_field is not None:
+            _field(case.true_field, grids["fixed"], found)
+    return found
+
+
+def overlap(first: Grid, second: Grid) -> bool:
+    """Whether the boxes around two grids, along the world axes, have points in common."""
+    boxes = []
+    for grid in (first, second):
+        corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1)
+        world = apply_affine(grid.affine, corners)
+        boxes.append((world.min(axis=1), world.max(axis=1)))
+    return bool((np.maximum(boxes[0][0], boxes[1][0]) < np.minimum(boxes[0][1], boxes[1][1])).all())
+
+
+def _scan(path: Path, found: Findings) -> Volume | None:
+    """The scan if its grid is sound, so that the other files can be held against it."""
+    image = _volume(path, found)
+    if image is None:
+        return None
+    if not np.isfinite(image.data).all():
+        count = int(np.size(image.data) - np.isfinite(image.data).sum())
+        found.problems.append(f"{path} has {count} voxels that are NaN or infinite: set them to the background value")
+    elif image.data.min() == image.data.max():
+        found.problems.append(f"{path} has the value {image.data.flat[0]:g} everywhere: export or fetch it again")
+    if min(image.shape) < 2:
+        shape = " x ".join(map(str, image.shape))
+        found.problems.append(f"{path} is a single slice ({shape} voxels): volumes are needed, stack its slices")
+    if _has_no_frame(path):
+        found.notes.append(f"{path.name} of {found.case.case} states no position (sform_code and qform_code are 0)")
+    return image
+
+
+def _volume(path: Path, found: Findings) -> Volume | None:
+    try:
+        image = read_volume(path)
+    except DataError as error:
+        found.problems.append(str(error))
+        return None
+    linear = image.affine[:3, :3]
+    if not np.isfinite(image.affine).all():
+        what = "an affine with NaN or infinite numbers"
+    elif (np.linalg.norm(linear, axis=0) <= 0).any():
+        what = "a voxel size of 0 mm"
+    elif abs(np.linalg.det(linear / np.linalg.norm(linear, axis=0))) < 1e-3:
+        what = "a singular affine, its axes lie in one plane"
+    else:
+        return image
+    found.problems.append(f"{path} has {what}: correct its header or convert it again from DICOM")
+    return None
+
+
+def _has_no_frame(path: Path) -> bool:
+    if not path.name.endswith(NIFTI_SUFFIXES):
+        return False
+    header = nib.load(path).header
+    return int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0
+
+
+def _compare_with_layout(path: Path, grid: Grid, role: str, layout: Layout, found: Findings) -> None:
+    expected = layout.spacing_mm.get(role)
+    if expected and not np.allclose(sorted(grid.spacing), expected, rtol=layout.tolerance, atol=1e-3):
+        found.problems.append(
+            f"{path} has voxels of {_times(grid.spacing, '.4g')} mm, and the published scans have "
+            f"{_times(expected, '.4g')} mm: take the original file, or read your own version with the reader `pairs`"
+        )
+    if layout.shape and grid.shape != layout.shape:
+        found.problems.append(
+            f"{path} has {_times(grid.shape)} voxels, and the published scans have {_times(layout.shape)}: "
+            "take the original file, or read your own version with the reader `pairs`"
+        )
+
+
+def _facts(role: str, path: Path, grid: Grid) -> dict[str, str]:
+    return {
+        f"{role}_shape": "x".join(map(str, grid.shape)),
+        f"{role}_spacing_mm": "x".join(f"{s:.6g}" for s in grid.spacing),
+        f"{role}_orientation": grid.orientation,
+        f"{role}_sha256": sha256(path),
+    }
+
+
+def _on_grid(path: Path, grid: Grid, found: Findings) -> None:
+    image = _volume(path, found)
+    if image is None:
+        return
+    if not image.grid.same_as(grid, TOLERANCE_MM):
+        found.problems.append(
+            f"{path} does not lie on the grid of its scan ({_times(image.shape)} voxels, the scan has "
+            f"{_times(grid.shape)}): resample it to the scan"
+        )
+    if not np.isfinite(image.data).all():
+        found.problems.append(f"{path} has voxels that are NaN or infinite: set them to the background value")
+
+
+def _contours(files: LabelFiles, grid: Grid, labels: dict[int, str], found: Findings) -> None:
+    if not isinstance(files, Path):
+        labels = labels or {i: name for i, (name, _) in enumerate(files, start=1)}
+    try:
+        values = {int(v) for v in np.unique(read_labels(files, grid, labels).data)} - {0}
+    except DataError as error:
+        found.problems.append(str(error))
+        return
+    found.label_values |= values
+    unknown = sorted(values - set(labels))
+    if labels and unknown:
+        known = ", ".join(f"{value} {name}" for value, name in labels.items())
+        found.problems.append(f"{files} has the values {unknown}, and the labels are {known}: correct one of them")
+    if not values:
+        found.notes.append(f"the labels of {found.case.case} are empty: {files}")
+
+
+def _field(path: Path, grid: Grid, found: Findings) -> None:
+    if not path.is_file():
+        found.problems.append(f"{path} does not exist")
+        return
+    try:
+        if not np.isfinite(read_itk_field(path, grid)).all():
+            found.problems.append(f"{path} has vectors that are NaN or infinite")
+    except DataError as error:
+        found.problems.append(str(error))
+    except Exception as error:
+        found.problems.append(f"{path} can't be read as a displacement field ({error})")
+
+
+def _times(numbers: object, form: str = "") -> str:
+    return " x ".join(format(n, form) for n in numbers)  # type: ignore[attr-defined]

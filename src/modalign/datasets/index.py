@@ -1,0 +1,254 @@
+"""From a folder in a published layout to an index: which files, which split, checked and with their provenance."""
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modalign.datasets import reader as reader_called
+from modalign.datasets.base import PHANTOM_FILE, TRUTH_FOLDER, CaseFiles, LabelFiles, Layout, Reader
+from modalign.datasets.check import Findings, check_case
+from modalign.datasets.labels import is_stack, read_stack
+from modalign.datasets.registry import Archive, archive, describe_missing
+from modalign.datasets.splits import draw_split
+from modalign.errors import DataError
+from modalign.files import read_json, replacing, write_json, write_text
+from modalign.volumes import write_volume
+
+COLUMNS = (
+    *("case", "split", "fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
+    *("true_field", "true_image", "fixed_shape", "moving_shape", "fixed_spacing_mm", "moving_spacing_mm"),
+    *("fixed_orientation", "moving_orientation", "fixed_sha256", "moving_sha256"),
+)
+_FILES = COLUMNS[2:10]
+
+
+def index_dataset(
+    dataset: str,
+    reader: str,
+    folder: Path,
+    out: Path,
+    *,
+    options: dict[str, Any],
+    split: Mapping[str, int | float] | str | None,
+    seed: int,
+    max_cases: int | None = None,
+    workers: int = 1,
+) -> None:
+    """Check a data set and write its index, ``dataset.json`` and, last, ``cases.tsv``.
+
+    Args:
+        dataset: what the configuration calls it.
+        reader: which layout it has, see :data:`modalign.datasets.READERS`.
+        folder: where it lies; nothing is written there.
+        out: folder of the index. Paths in ``cases.tsv`` are relative to `folder`; stacks of masks are flattened
+            into ``out/labels``.
+        options: of the reader.
+        split: see :func:`modalign.datasets.splits.draw_split`.
+        seed: of the split.
+        max_cases: index no more than about so many cases.
+        workers: how many processes read the scans.
+
+    Raises:
+        ConfigError: the reader, an option or the split can't be understood.
+        DataError: the data isn't there, or something is wrong with it; the message lists the first ten problems.
+            Then nothing is written, and an earlier index is left as it was.
+    """
+    layout_reader = reader_called(reader)
+    parsed = layout_reader.parse(options)
+    folder, out = Path(folder).absolute(), Path(out).absolute()
+    key = layout_reader.archive(parsed)
+    if not folder.is_dir():
+        raise DataError(describe_missing(key, folder) if key else f"{folder} does not exist: create it, or set another")
+    phantom = _phantom(folder, key)
+    layout = Layout() if phantom else layout_reader.layout(parsed)
+    modalities = layout_reader.modalities(parsed)
+    cases, notes = _complete(layout_reader.list_cases(folder, parsed), parsed.incomplete)
+    expected = parsed.expected_cases or layout.cases
+    if expected and max_cases is None and len(cases) != expected:
+        raise DataError(
+            f"{folder} holds {len(cases)} complete cases, and {expected} were expected. Fetch what is missing, or set "
+            f"the reader's option `expected_cases: {len(cases)}` if that is all you have. First cases: {_first(cases)}"
+        )
+    labels = dict(layout_reader.labels(parsed))
+    if phantom:
+        cases = [_with_truth(case, folder, modalities) for case in cases]
+        truth_names = folder / TRUTH_FOLDER / "labels.json"
+        if truth_names.is_file():
+            labels = {int(value): name for value, name in read_json(truth_names).items()}
+    drawn = draw_split(cases, split, seed, dataset, max_cases, folder)
+    used = [case for case in cases if case.case in drawn.of_case]
+    check = partial(check_case, layout=layout, labels=labels, frames=parsed.frames)
+    findings = list(_mapped(check, used, workers))
+    problems = [problem for found in findings for problem in found.problems] + _twice(findings)
+    if problems:
+        raise DataError(_listed(dataset, folder, problems))
+    values = sorted(set().union(*(found.label_values for found in findings)))
+    labels = labels or {value: f"label_{value}" for value in values}
+    notes += layout_reader.notes(parsed) + sorted({note for found in findings for note in found.notes})
+    if len(used) < len(cases):
+        notes.append(f"{len(cases) - len(used)} of {len(cases)} cases are in no split and aren't used.")
+    rows = [_row(found, drawn.of_case[found.case.case], folder, out) for found in findings]
+    record = {
+        "dataset": dataset,
+        "reader": reader,
+        "options": parsed.model_dump(mode="json"),
+        "folder": str(folder),
+        "source": "phantom" if phantom else "real",
+        "fixed_modality": modalities[0],
+        "moving_modality": modalities[1],
+        "frames": parsed.frames,
+        "labels": {str(value): labels[value] for value in sorted(labels)},
+        **_provenance(archive(key) if key else None, phantom, parsed),
+        "split_rule": drawn.rule,
+        "seed": seed,
+        "n": {name: sum(row["split"] == name for row in rows) for name in ("train", "validation", "test")},
+        "notes": notes,
+    }
+    # cases.tsv marks the index as complete, so that an index that is being replaced can't be taken for a finished one.
+    (out / "cases.tsv").unlink(missing_ok=True)
+    write_json(out / "dataset.json", record)
+    write_text(out / "cases.tsv", _table(rows))
+
+
+def read_index(out: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The content of ``dataset.json``, and the rows of ``cases.tsv`` as texts; a cell without a value is empty.
+
+    Raises:
+        DataError: the index is not there, or not complete.
+    """
+    out = Path(out)
+    if not (out / "cases.tsv").is_file():
+        raise DataError(f"{out} holds no complete index (cases.tsv): index the data set again")
+    with (out / "cases.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return read_json(out / "dataset.json"), rows
+
+
+def label_files(cell: str, folder: Path) -> LabelFiles | None:
+    """A cell of `fixed_labels` or `moving_labels`, with paths below `folder`, as a reader would give it."""
+    if not cell:
+        return None
+    if "=" not in cell:
+        return folder / cell
+    pairs = (part.split("=", 1) for part in cell.split(";"))
+    return tuple((name, folder / path) for name, path in pairs)
+
+
+def _phantom(folder: Path, key: str | None) -> dict[str, Any] | None:
+    if not (folder / PHANTOM_FILE).is_file():
+        if (folder / TRUTH_FOLDER).is_dir():
+            raise DataError(f"{folder} holds a phantom that was not finished ({PHANTOM_FILE} is missing): make it again")
+        return None
+    content: dict[str, Any] = read_json(folder / PHANTOM_FILE)
+    if key is not None and content.get("archive") != key:
+        raise DataError(f"{folder} holds the phantom {content.get('archive')}, and the reader's options ask for {key}")
+    return content
+
+
+def _complete(cases: Sequence[CaseFiles], incomplete: str) -> tuple[list[CaseFiles], list[str]]:
+    if incomplete == "refuse":
+        return list(cases), []
+    whole = [case for case in cases if case.fixed.is_file() and case.moving.is_file()]
+    left_out = sorted({case.case for case in cases} - {case.case for case in whole})
+    if not whole:
+        raise DataError(f"no case has both scans; {cases[0].case} lacks {_lacking(cases[0])}")
+    return whole, [f"{len(left_out)} cases lack a scan and are left out: {', '.join(left_out)}"] if left_out else []
+
+
+def _lacking(case: CaseFiles) -> str:
+    return " and ".join(str(path) for path in (case.fixed, case.moving) if not path.is_file())
+
+
+def _with_truth(case: CaseFiles, folder: Path, modalities: tuple[str, str]) -> CaseFiles:
+    truth = folder / TRUTH_FOLDER / case.case
+    pair = truth / f"{modalities[0]}-{modalities[1]}"
+    files = {
+        "true_field": pair / "true_field.nii.gz",
+        "true_image": pair / "true_image.nii.gz",
+        "fixed_labels": truth / f"{modalities[0]}_labels.nii.gz",
+        "moving_labels": truth / f"{modalities[1]}_labels.nii.gz",
+    }
+    there: dict[str, Any] = {name: path for name, path in files.items() if path.is_file()}
+    return dataclasses.replace(case, **there)
+
+
+def _mapped(check: partial[Findings], cases: Sequence[CaseFiles], workers: int) -> Iterator[Findings]:
+    if workers <= 1 or len(cases) < 2:
+        yield from map(check, cases)
+        return
+    with ProcessPoolExecutor(min(workers, len(cases))) as pool:
+        yield from pool.map(check, cases)
+
+
+def _twice(findings: Sequence[Findings]) -> list[str]:
+    """A scan that two cases share could be trained on and tested on."""
+    first: dict[str, tuple[str, Path]] = {}
+    problems = []
+    for found in findings:
+        case = found.case
+        for role, path in (("fixed", case.fixed), ("moving", case.moving)):
+            digest = found.facts.get(f"{role}_sha256")
+            if digest is None:
+                continue
+            other, other_path = first.setdefault(digest, (case.case, path))
+            if other != case.case:
+                problems.append(
+                    f"{path} (case {case.case}) and {other_path} (case {other}) are the same file: leave one case out"
+                )
+    return problems
+
+
+def _listed(dataset: str, folder: Path, problems: Sequence[str]) -> str:
+    count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+    lines = [f"{count} in data set {dataset} ({folder}):", *(f"  - {problem}" for problem in problems[:10])]
+    if len(problems) > 10:
+        lines.append(f"  ... and {len(problems) - 10} more")
+    return "\n".join(lines)
+
+
+def _provenance(source: Archive | None, phantom: dict[str, Any] | None, options: Any) -> dict[str, str]:
+    if phantom:
+        imitated = f", in the layout of {source.dataset}" if source else ""
+        return {"licence": "as modalign", "citation": f"modalign phantom{imitated}; not patient data", "access": "phantom"}
+    if source:
+        return {"licence": source.licence, "citation": source.citation, "access": source.access}
+    return {"licence": options.licence, "citation": options.citation, "access": "own"}
+
+
+def _row(found: Findings, split: str, folder: Path, out: Path) -> dict[str, str]:
+    row = {"case": found.case.case, "split": split, **found.facts}
+    for column in _FILES:
+        files: LabelFiles | None = getattr(found.case, column)
+        if isinstance(files, tuple):
+            row[column] = ";".join(f"{name}={_relative(path, folder)}" for name, path in files)
+        elif files is not None and column.endswith("_labels") and is_stack(files):
+            flat = out / "labels" / f"{found.case.case}_{column}.nii.gz"
+            write_volume(flat, read_stack(files))
+            row[column] = _relative(flat, folder)
+        else:
+            row[column] = _relative(files, folder) if files else ""
+    return row
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _first(cases: Sequence[CaseFiles]) -> str:
+    return ", ".join(case.case for case in cases[:3])

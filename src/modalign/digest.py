@@ -1,0 +1,79 @@
+"""Which code a result depends on, as one number.
+
+Snakemake doesn't see edits in imported modules. Rules therefore carry the digest of the modules that they use: it
+follows the imports inside this package, and ignores comments, docstrings and layout.
+"""
+
+import ast
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+NO_EFFECT = {"modalign.errors", "modalign.cli", "modalign.__init__"}
+"""Modules whose edits change no result."""
+
+
+def code_digest(*entries: str) -> str:
+    """Sixteen hex digits over the named modules and every modalign module that they import, directly or not.
+
+    An entry is a module (``modalign.runs``) or all modules of a package (``modalign.metrics.*``).
+    """
+    modules: set[str] = set()
+    waiting = [name for entry in entries for name in _expand(entry)]
+    while waiting:
+        name = waiting.pop()
+        if name in modules or name in NO_EFFECT:
+            continue
+        modules.add(name)
+        waiting.extend(_imports(name))
+    text = "".join(f"{name}={_fingerprint(name)};" for name in sorted(modules))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _expand(entry: str) -> list[str]:
+    if not entry.endswith(".*"):
+        return [entry]
+    folder = PACKAGE.joinpath(*entry.split(".")[1:-1])
+    prefix = entry.removesuffix(".*")
+    return [prefix, *(f"{prefix}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__")]
+
+
+def _path(module: str) -> Path | None:
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file() and module != "modalign":
+            return path
+    return None
+
+
+@lru_cache
+def _tree(module: str) -> ast.Module:
+    path = _path(module)
+    return ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([], [])
+
+
+@lru_cache
+def _fingerprint(module: str) -> str:
+    tree = ast.parse(ast.unparse(_tree(module)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [n for n in node.body if not _is_text(n)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@lru_cache
+def _imports(module: str) -> tuple[str, ...]:
+    found = []
+    for node in ast.walk(_tree(module)):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "modalign":
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "modalign"]
+        found.extend(name for name in names if _path(name))
+    return tuple(found)

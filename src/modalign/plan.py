@@ -1,0 +1,209 @@
+"""From a configuration to what has to be made: which data sets, which methods on them, which tables.
+
+The JSON schema checks the shape of a configuration; this module checks its meaning, before anything runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modalign import papers as paper_tables
+from modalign.errors import ConfigError
+from modalign.methods import method_class
+
+Cell = tuple[str, str]
+"""A data set and a method variant."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named method of the configuration: which method, in which dimension, with which options."""
+
+    name: str
+    method: str
+    dimension: int
+    options: Mapping[str, Any]
+    needs: Mapping[str, str]
+    seeds: tuple[int, ...]
+    shards: int
+    minutes: float | None
+    threads: int
+
+    @property
+    def trained(self) -> bool:
+        """Whether it learns from training cases."""
+        return method_class(self.method).is_trained()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run makes. Only what the papers and own methods of the configuration need is in it."""
+
+    papers: tuple[str, ...]
+    tables: tuple[tuple[str, int], ...]
+    datasets: Mapping[str, Mapping[str, Any]]
+    archives: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Variant]
+    cells: frozenset[Cell]
+    extra_methods: Mapping[str, tuple[str, ...]]
+    root: Path = field(default_factory=Path)
+
+    def runs(self, cell: Cell) -> list[int]:
+        """The seeds with which a cell is run."""
+        return list(self.variants[cell[1]].seeds)
+
+    def spec(self, variant: str, model_of: Any = None) -> dict[str, Any]:
+        """What :func:`modalign.runs.build_method` takes; `model_of(variant)` names the folder of trained weights."""
+        chosen = self.variants[variant]
+        needs = {}
+        for role, name in chosen.needs.items():
+            needs[role] = self.spec(name, model_of)
+            if self.variants[name].trained and model_of is not None:
+                needs[role]["model"] = model_of(name)
+        return {
+            "method": chosen.method,
+            "dimension": chosen.dimension,
+            "options": dict(chosen.options),
+            "needs": needs,
+        }
+
+    def trained_needs(self, variant: str) -> list[str]:
+        """All variants with weights that a variant builds on, directly or not."""
+        found: list[str] = []
+        for name in self.variants[variant].needs.values():
+            found += self.trained_needs(name) + ([name] if self.variants[name].trained else [])
+        return list(dict.fromkeys(found))
+
+    def modules(self, variant: str) -> list[str]:
+        """The method modules that a variant runs."""
+        chosen = self.variants[variant]
+        found = [f"modalign.methods.{chosen.method}"]
+        for name in chosen.needs.values():
+            found += self.modules(name)
+        return found
+
+    def measures(self, dataset: str) -> list[str]:
+        """The measures of a data set: those of its tables, and those that its entry adds."""
+        wanted = set(paper_tables.measures_for(dataset, self.papers))
+        return sorted(wanted | set(self.datasets[dataset].get("measures", ())))
+
+    def table_cells(self, paper: str, number: int) -> list[Cell]:
+        """The cells that a table shows, as far as they are in the run."""
+        table = paper_tables.tables(paper)[number]
+        wanted = set(paper_tables.table_cells(table, set(self.variants), set(self.datasets), self.extra_methods))
+        return sorted(wanted & self.cells)
+
+
+def make_plan(config: Mapping[str, Any]) -> Plan:
+    """Check a configuration's meaning and resolve it.
+
+    Raises:
+        ConfigError: a method, option, paper, archive or combination that doesn't exist; the message lists what does.
+    """
+    known = paper_tables.papers()
+    for paper in config["papers"]:
+        if paper not in known:
+            raise ConfigError(f"there is no paper {paper!r} to regenerate; the papers are: {', '.join(known)}")
+    variants = {name: _variant(name, entry, config) for name, entry in config["methods"].items()}
+    for variant in variants.values():
+        _check_needs(variant, variants)
+    all_datasets = config["datasets"]
+    extra = _extra_methods(config, variants)
+    cells: set[Cell] = set()
+    for paper in config["papers"]:
+        cells |= set(paper_tables.cells(paper, set(variants), set(all_datasets), extra))
+    used = {dataset for dataset, _ in cells} | set(config.get("extra_datasets", ()))
+    cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
+    for dataset, variant_name in sorted(cells):
+        _check_cell(dataset, all_datasets, variants[variant_name])
+    datasets = {name: all_datasets[name] for name in all_datasets if name in used}
+    archives = {}
+    for name, entry in datasets.items():
+        if entry["archive"] not in config["archives"]:
+            known_archives = ", ".join(config["archives"])
+            raise ConfigError(f"data set {name} is read from archive {entry['archive']!r}; known are: {known_archives}")
+        archives[entry["archive"]] = config["archives"][entry["archive"]]
+    tables = tuple((paper, number) for paper in config["papers"] for number in paper_tables.tables(paper))
+    return Plan(tuple(config["papers"]), tables, datasets, archives, variants, frozenset(cells), extra)
+
+
+def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Variant:
+    kind = _with_name(name, lambda: method_class(entry["method"]))
+    dimension = entry.get("dimension", max(kind.dimensions))
+    _with_name(name, lambda: kind(entry.get("options"), dimension))
+    seeds = entry.get("seeds") or (config["seeds"] if kind.is_trained() else config["seeds"][:1])
+    return Variant(
+        name=name,
+        method=entry["method"],
+        dimension=dimension,
+        options=entry.get("options", {}),
+        needs=entry.get("needs", {}),
+        seeds=tuple(seeds),
+        shards=entry.get("shards", 1),
+        minutes=entry.get("minutes", config.get("minutes")),
+        threads=entry.get("threads", 1),
+    )
+
+
+def _with_name(name: str, make: Any) -> Any:
+    try:
+        return make()
+    except ConfigError as error:
+        raise ConfigError(f"methods: {name}: {error}") from error
+
+
+def _check_needs(variant: Variant, variants: Mapping[str, Variant]) -> None:
+    kind = method_class(variant.method)
+    missing = sorted(set(kind.needs) - set(variant.needs))
+    if missing:
+        roles = ", ".join(f"{role}: <a {kind.needs[role]} method>" for role in missing)
+        raise ConfigError(f"methods: {variant.name}: {variant.method} builds on other methods; add needs: {{{roles}}}")
+    for role, name in variant.needs.items():
+        if name not in variants:
+            raise ConfigError(
+                f"methods: {variant.name}: its {role} {name!r} is not one of the methods: {', '.join(variants)}"
+            )
+
+
+def _extra_methods(config: Mapping[str, Any], variants: Mapping[str, Variant]) -> dict[str, tuple[str, ...]]:
+    extra = {}
+    for dataset, entry in config["datasets"].items():
+        names = [*entry.get("extra_methods", ())]
+        names += [n for n in config.get("own_methods", ()) if n not in names and _fits(n, entry, variants)]
+        for name in names:
+            if name not in variants:
+                raise ConfigError(
+                    f"data set {dataset} asks for method {name!r}, which is not one of: {', '.join(variants)}"
+                )
+        extra[dataset] = tuple(names)
+    return extra
+
+
+def _fits(name: str, entry: Mapping[str, Any], variants: Mapping[str, Variant]) -> bool:
+    return name not in variants or variants[name].dimension in entry.get("dimensions", (2, 3))
+
+
+def _check_cell(dataset: str, datasets: Mapping[str, Any], variant: Variant) -> None:
+    allowed = datasets[dataset].get("dimensions", (2, 3))
+    if variant.dimension not in allowed:
+        words = " or ".join(f"{d}D" for d in allowed)
+        raise ConfigError(
+            f"data set {dataset} takes {words} methods, and {variant.name} is {variant.dimension}D: "
+            f"set its dimension, or take it off that data set"
+        )
+
+
+def missing_sources(plan: Plan, root: Path) -> list[str]:
+    """For each archive whose folder isn't there: what to fetch, and where to put it. Empty if all are there."""
+    from modalign.datasets.registry import describe_missing
+
+    answers = []
+    for name, entry in plan.archives.items():
+        source = entry["source"]
+        if source in ("phantom", "download"):
+            continue
+        folder = root / source
+        if not folder.exists():
+            answers.append(describe_missing(name, folder))
+    return answers

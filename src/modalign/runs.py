@@ -1,0 +1,218 @@
+"""Jobs: train a method on a data set, align its cases, and put on record how that went.
+
+A job's status is part of its result. A method that raises, runs out of memory or out of time fails with a reason, and
+the benchmark goes on; a job that was killed from outside leaves no status, so that it is run again.
+"""
+
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modalign import __version__
+from modalign.cases import INPUTS, Alignment, Case, CaseStore
+from modalign.errors import ModalignError, WriteError
+from modalign.files import check_writable, write_json
+from modalign.memory import peak_memory_mb
+from modalign.methods import Context, Method, method_class
+from modalign.spatial.fields import write_itk_field
+from modalign.supervise import Outcome, supervised
+from modalign.volumes import write_volume
+
+log = logging.getLogger(__name__)
+
+
+def build_method(
+    spec: Mapping[str, Any],
+    *,
+    seed: int,
+    device: str,
+    threads: int,
+    model: Path | None = None,
+    state: Path | None = None,
+) -> Method:
+    """The method that `spec` describes, with the methods that it needs.
+
+    Args:
+        spec: ``{"method": name, "dimension": 2 | 3, "options": {...}, "needs": {role: spec}}``; a needed method that
+            is trained has ``"model"``, the folder of its weights.
+        seed: seeds everything random.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        threads: CPU threads that the method may use.
+        model: folder of the method's own weights.
+        state: folder for the checkpoints of an unfinished training.
+
+    Raises:
+        ConfigError: unknown method or option, impossible dimension, or a need that isn't met.
+    """
+    kind = method_class(spec["method"])
+    needs = {
+        role: build_method(
+            needed,
+            seed=seed,
+            device=device,
+            threads=threads,
+            model=Path(needed["model"]) if "model" in needed else None,
+        )
+        for role, needed in spec.get("needs", {}).items()
+    }
+    context = Context(seed=seed, device=device, threads=threads, model=model, state=state, needs=needs)
+    return kind(spec.get("options"), spec["dimension"], context)
+
+
+def train_job(
+    spec: Mapping[str, Any],
+    store: Path,
+    model: Path,
+    *,
+    seed: int,
+    device: str = "auto",
+    threads: int = 1,
+    minutes: float | None = None,
+) -> None:
+    """Train a method and write ``model/train.json``, last; the weights lie beside it.
+
+    Checkpoints go to ``model/state``, so that a killed training continues from there.
+    """
+    check_writable(model)
+
+    def work() -> dict[str, Any]:
+        method = build_method(spec, seed=seed, device=device, threads=threads, model=model, state=model / "state")
+        return method.train(CaseStore(store))
+
+    started = time.monotonic()
+    outcome = supervised(work, minutes=minutes)
+    status = _status(outcome, spec, seed, device, threads) | {"record": outcome.value or {}}
+    status["seconds"] = (outcome.value or {}).get("seconds", time.monotonic() - started)
+    write_json(model / "train.json", status)
+
+
+def align_job(
+    spec: Mapping[str, Any],
+    store: Path,
+    out: Path,
+    *,
+    seed: int,
+    model: Path | None = None,
+    device: str = "auto",
+    threads: int = 1,
+    splits: Sequence[str] = ("test",),
+    shard: tuple[int, int] = (1, 1),
+    minutes: float | None = None,
+) -> None:
+    """Align the cases of a store; write ``out/<case>/{image,field}.nii.gz`` and ``out/run-<i>-of-<n>.json``, last.
+
+    Args:
+        spec: see :func:`build_method`.
+        store: the case store.
+        out: where the results go.
+        seed: seeds everything random.
+        model: folder of the trained weights, for methods that learn.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        threads: CPU threads that the method may use.
+        splits: which splits to align.
+        shard: (i, n) aligns every n-th case, starting with the i-th.
+        minutes: time limit for the job.
+    """
+    check_writable(out)
+    index, count = shard
+    cases = CaseStore(store).ids(splits)[index - 1 :: count]
+
+    def work() -> list[dict[str, Any]]:
+        method = build_method(spec, seed=seed, device=device, threads=threads, model=model)
+        return [_align_one(method, CaseStore(store), case, out / case) for case in cases]
+
+    outcome = supervised(work, minutes=minutes)
+    reason = outcome.reason
+    results = outcome.value or [{"case": case, "ok": False, "error": reason} for case in cases]
+    failed = [r for r in results if not r["ok"]]
+    status = _status(outcome, spec, seed, device, threads)
+    status |= {"ok": not failed, "cases": results}
+    if failed and outcome.ok:
+        status["error"] = f"{len(failed)} of {len(results)} cases failed; {failed[0]['case']}: {failed[0]['error']}"
+    for result in failed:
+        log.error("%s failed: %s", result["case"], result["error"])
+    write_json(out / f"run-{index}-of-{count}.json", status)
+
+
+def failed_training(
+    train_status: Mapping[str, Any], store: Path, out: Path, splits: Sequence[str], shard: tuple[int, int]
+) -> None:
+    """Pass on the failure of a training: every case of the shard fails for the same reason."""
+    index, count = shard
+    reason = f"training failed: {train_status['error']}"
+    cases = CaseStore(store).ids(splits)[index - 1 :: count]
+    status = dict(train_status) | {
+        "ok": False,
+        "error": reason,
+        "cases": [{"case": case, "ok": False, "error": reason} for case in cases],
+    }
+    write_json(out / f"run-{index}-of-{count}.json", status)
+
+
+def align_case(method: Method, case: Case) -> tuple[Alignment, float]:
+    """Align one case and check what comes back; returns the alignment and the seconds that it took."""
+    started = time.perf_counter()
+    alignment = method.align(case)
+    seconds = time.perf_counter() - started
+    _check(alignment, case)
+    return alignment, seconds
+
+
+def _align_one(method: Method, store: CaseStore, case_id: str, out: Path) -> dict[str, Any]:
+    case = store.load(case_id, INPUTS)
+    try:
+        alignment, seconds = align_case(method, case)
+    except WriteError:
+        raise
+    except Exception as error:
+        log.debug("%s", traceback.format_exc())
+        return {"case": case_id, "ok": False, "error": _one_line(error)}
+    write_volume(out / "image.nii.gz", alignment.image)
+    if alignment.field is not None:
+        write_itk_field(out / "field.nii.gz", alignment.field, case.grid)
+    else:
+        (out / "field.nii.gz").unlink(missing_ok=True)
+    log.info("%s: %.2f s", case_id, seconds)
+    memory = peak_memory_mb(method.context.device)
+    return {"case": case_id, "ok": True, "seconds": seconds, "peak_memory_mb": memory, "notes": alignment.notes}
+
+
+def _check(alignment: Alignment, case: Case) -> None:
+    grid = case.grid
+    if not alignment.image.grid.same_as(grid):
+        raise ModalignError(f"the aligned image has shape {alignment.image.shape}, not that of fixed, {grid.shape}")
+    if not np.isfinite(alignment.image.data).all():
+        raise ModalignError("the aligned image has values that are not finite")
+    if alignment.field is None:
+        return
+    if alignment.field.shape != (3, *grid.shape):
+        raise ModalignError(f"the field has shape {alignment.field.shape}, not {(3, *grid.shape)}")
+    if not np.isfinite(alignment.field).all():
+        raise ModalignError("the field has values that are not finite")
+
+
+def _status(outcome: Outcome, spec: Mapping[str, Any], seed: int, device: str, threads: int) -> dict[str, Any]:
+    return {
+        "ok": outcome.ok,
+        "error": outcome.reason,
+        "traceback": outcome.traceback,
+        "method": dict(spec),
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "peak_memory_mb": outcome.peak_memory_mb,
+        "modalign": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, ModalignError) else f"{type(error).__name__}: {text}"

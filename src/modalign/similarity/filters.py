@@ -1,0 +1,60 @@
+"""Local sums and means over windows: separable, so that their cost grows with the radius and not with its cube."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def box_mean(image: Tensor, radius: int, padding: str = "replicate") -> Tensor:
+    """The mean over a window of ``2 * radius + 1`` voxels along each axis, (B, C, *S) to the same shape.
+
+    Args:
+        image: (B, C, *S) with two or three spatial axes.
+        radius: half width of the window in voxels.
+        padding: "replicate" repeats the border voxels; "constant" counts voxels outside as zeros.
+    """
+    if radius == 0:
+        return image
+    size = 2 * radius + 1
+    pool: Callable[..., Tensor] = functional.avg_pool2d if image.ndim == 4 else functional.avg_pool3d
+    padded = functional.pad(image, [radius] * 2 * (image.ndim - 2), mode=padding)
+    for axis in range(image.ndim - 2):
+        window = [1] * (image.ndim - 2)
+        window[axis] = size
+        padded = pool(padded, window, stride=1)
+    return padded
+
+
+def gaussian_mean(image: Tensor, sigma: float, radius: int | None = None, padding: str = "replicate") -> Tensor:
+    """The Gaussian-weighted mean around each voxel, (B, C, *S) to the same shape.
+
+    Args:
+        image: (B, C, *S) with two or three spatial axes.
+        sigma: standard deviation in voxels.
+        radius: where the weights are cut off, in voxels; by default at 3 sigma. They sum to one.
+        padding: "replicate" repeats the border voxels; "constant" counts voxels outside as zeros.
+    """
+    radius = math.ceil(3 * sigma) if radius is None else radius
+    offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = weights / weights.sum()
+    dimension, channels = image.ndim - 2, image.shape[1]
+    convolve: Callable[..., Tensor] = functional.conv2d if dimension == 2 else functional.conv3d
+    padded = functional.pad(image, [radius] * 2 * dimension, mode=padding)
+    flat = padded.reshape(-1, 1, *padded.shape[2:])
+    for axis in range(dimension):
+        shape = [1, 1] + [1] * dimension
+        shape[2 + axis] = -1
+        flat = convolve(flat, weights.reshape(shape))
+    return flat.reshape(-1, channels, *flat.shape[2:])
+
+
+def weighted_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of `values` (B, C, *S), weighted by `mask` (B, 1, *S) if there is one; zero where it is empty."""
+    if mask is None:
+        return values.mean()
+    weights = mask.to(values.dtype).expand_as(values)
+    return (values * weights).sum() / weights.sum().clamp(min=1e-8)

@@ -1,0 +1,111 @@
+"""The modality-independent neighbourhood descriptors: MIND (2012) and MIND-SSC (2013), in 2D and 3D.
+
+Both describe each voxel by how alike the patches around it are within its own image, so that descriptors of different
+modalities can be compared by their squared difference.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from modalign.similarity.filters import box_mean, gaussian_mean, weighted_mean
+
+
+def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
+    """The self-similarity context of every voxel (Heinrich et al. 2013, Eq. 3-4), between 0 and 1.
+
+    Patches centred on neighbouring pairs of the six (2D: four) nearest neighbours are compared with each other; the
+    centre voxel itself takes no part. ``exp(-(D - min D) / V)`` with D the mean squared patch difference and V its mean
+    over the pairs, held within [0.001, 1000] times the image's mean V.
+
+    Args:
+        image: (B, 1, *S) with two or three spatial axes, any intensity unit.
+        radius: half width of the box-shaped patches in voxels.
+        dilation: distance of the neighbours from the centre in voxels.
+
+    Returns:
+        (B, C, *S): 12 channels in 3D, 4 in 2D.
+    """
+    neighbours = _nearest_neighbours(image.ndim - 2, dilation)
+    adjacent = 2 * dilation**2
+    pairs = [(p, q) for p, q in combinations(neighbours, 2) if _squared_distance(p, q) == adjacent]
+    padded = functional.pad(image, [dilation] * 2 * (image.ndim - 2), mode="replicate")
+    shifted = {offset: _shifted(padded, offset, dilation) for offset in neighbours}
+    squared = torch.cat([(shifted[p] - shifted[q]).square() for p, q in pairs], dim=1)
+    distance = box_mean(squared, radius)
+    distance = distance - distance.amin(1, keepdim=True)
+    variance = distance.mean(1, keepdim=True)
+    level = variance.detach().mean(tuple(range(1, variance.ndim)), keepdim=True)
+    # A constant image has no variance at all: the tiny addend makes its descriptor 1 instead of not-a-number.
+    variance = torch.minimum(torch.maximum(variance, 0.001 * level), 1000 * level) + 1e-20
+    return torch.exp(-distance / variance)
+
+
+def mind(
+    image: Tensor,
+    offsets: Sequence[Sequence[int]] | None = None,
+    sigma: float = 0.5,
+    patch_radius: int | None = None,
+    floor: float = 1e-5,
+) -> Tensor:
+    """The neighbourhood descriptor of every voxel (Heinrich et al. 2012, Eq. 4-6), at most 1.
+
+    ``exp(-D(x, x + r) / V(x))`` with D the Gaussian-weighted squared difference of the patches at x and ``x + r``, and V
+    the mean of D over the nearest neighbours; divided by its maximum over the offsets r.
+
+    Args:
+        image: (B, 1, *S) with two or three spatial axes.
+        offsets: the search region r in voxels, array axis order; by default the six (2D: four) nearest neighbours.
+        sigma: standard deviation of the patch weights in voxels.
+        patch_radius: where the patch weights are cut off, in voxels; by default at 3 sigma.
+        floor: added to V, in squared intensity; keeps flat regions finite.
+
+    Returns:
+        (B, number of offsets, *S).
+    """
+    neighbours = _nearest_neighbours(image.ndim - 2, 1)
+    region = neighbours if offsets is None else [tuple(offset) for offset in offsets]
+    reach = max(1, max(abs(component) for offset in region for component in offset))
+    padded = functional.pad(image, [reach] * 2 * (image.ndim - 2), mode="replicate")
+    every = list(dict.fromkeys([*region, *neighbours]))
+    squared = torch.cat([(image - _shifted(padded, offset, reach)).square() for offset in every], dim=1)
+    distance = dict(zip(every, gaussian_mean(squared, sigma, patch_radius).unbind(1), strict=True))
+    variance = torch.stack([distance[offset] for offset in neighbours], 1).mean(1, keepdim=True) + floor
+    descriptor = torch.exp(-torch.stack([distance[offset] for offset in region], 1) / variance)
+    return descriptor / descriptor.amax(1, keepdim=True).clamp(min=1e-12)
+
+
+def mind_loss(
+    fixed: Tensor, warped: Tensor, mask: Tensor | None = None, radius: int = 2, dilation: int = 2
+) -> Tensor:
+    """The mean squared difference of two images' MIND-SSC descriptors, from 0 to 1.
+
+    Args:
+        fixed: (B, 1, *S).
+        warped: (B, 1, *S), in any other contrast.
+        mask: weights (B, 1, *S) on the fixed grid.
+        radius: half width of the patches in voxels.
+        dilation: distance of the compared patches from the centre in voxels.
+    """
+    return weighted_mean((mind_ssc(fixed, radius, dilation) - mind_ssc(warped, radius, dilation)).square(), mask)
+
+
+def _nearest_neighbours(dimension: int, distance: int) -> list[tuple[int, ...]]:
+    return [
+        tuple(sign * distance if axis == own else 0 for axis in range(dimension))
+        for own in range(dimension)
+        for sign in (-1, 1)
+    ]
+
+
+def _squared_distance(p: Sequence[int], q: Sequence[int]) -> int:
+    return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+
+
+def _shifted(padded: Tensor, offset: Sequence[int], pad: int) -> Tensor:
+    """The image at ``x + offset``, cut from the image padded by `pad` voxels on every side."""
+    cut = [slice(pad + o, size - pad + o) for o, size in zip(offset, padded.shape[2:], strict=True)]
+    return padded[(slice(None), slice(None), *cut)]

@@ -1,0 +1,38 @@
+"""What the tests share: few threads, the folder of real scans, small volumes."""
+
+import os
+
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modalign.volumes import Grid
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def real_scans() -> Path:
+    """The folder of real scans, or a skip that says how to have them."""
+    folder = os.environ.get("MODALIGN_REAL_SCANS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set MODALIGN_REAL_SCANS to the folder of real scans")
+    return Path(folder)
+
+
+@pytest.fixture
+def oblique_grid() -> Grid:
+    """A grid that no axis-order or spacing error survives: rotated, anisotropic, off-centre."""
+    from scipy.spatial.transform import Rotation
+
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [10, 20, -15], degrees=True).as_matrix() * [1.0, 1.5, 2.5]
+    affine[:3, 3] = [5, -30, 7]
+    return Grid((40, 36, 20), affine)

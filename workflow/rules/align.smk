@@ -1,0 +1,36 @@
+rule align_cases:
+    input:
+        cases=rules.prepare_cases.output,
+        models=models_of,
+    output:
+        "results/aligned/{dataset}/{method}/seed{seed}/run-{shard}.json",
+    log:
+        "results/logs/align_cases/{dataset}.{method}.seed{seed}.{shard}.log",
+    benchmark:
+        "results/benchmarks/align_cases/{dataset}.{method}.seed{seed}.{shard}.jsonl"
+    retries: 1
+    conda:
+        "../../envs/torch.yaml"
+    threads: lambda wildcards: PLAN.variants[wildcards.method].threads
+    resources:
+        gpu=lambda wildcards: (
+            1
+            if config["device"] != "cpu" and PLAN.variants[wildcards.method].trained
+            else 0
+        ),
+        mem_mb=8000,
+        runtime=240,
+    params:
+        store=subpath(input.cases[0], parent=True),
+        out=subpath(output[0], parent=True),
+        spec=spec_argument,
+        model=model_option,
+        device=config["device"],
+        limit=lambda wildcards: time_limit(wildcards.method),
+        code=lambda wildcards: code_digest(
+            "modalign.runs", *PLAN.modules(wildcards.method)
+        ),
+    shell:
+        "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} "
+        "--shard {wildcards.shard} --seed {wildcards.seed} --device {params.device} --threads {threads} "
+        "{params.limit} > {log:q} 2>&1"

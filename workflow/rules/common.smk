@@ -1,0 +1,183 @@
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+ROOT = Path(workflow.current_basedir).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from modalign.digest import code_digest
+from modalign.errors import ModalignError
+from modalign.plan import make_plan, missing_sources
+
+validate(config, "../schemas/config.schema.yaml")
+
+try:
+    PLAN = make_plan(config)
+    absent = missing_sources(PLAN, Path.cwd())
+except ModalignError as error:
+    raise WorkflowError(str(error)) from None
+if absent:
+    raise WorkflowError("\n\n".join(absent))
+
+# Environments of conda don't inherit PYTHONPATH. One thread per library unless a rule asks for more: jobs run beside
+# each other, and the number of threads would change the last digits.
+shell.prefix(
+    f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))} OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 "
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 MPLBACKEND=Agg; "
+)
+
+
+wildcard_constraints:
+    archive="|".join(PLAN.archives) or "none",
+    dataset="|".join(PLAN.datasets) or "none",
+    method="|".join(PLAN.variants) or "none",
+    paper="|".join(PLAN.papers) or "none",
+    seed=r"\d+",
+    shard=r"\d+-of-\d+",
+    table=r"\d+",
+    figure=r"[a-z0-9_]+",
+
+
+def phantom_setting(archive, key):
+    """A phantom setting of an archive, or else the default for all of them."""
+    return (
+        config["archives"][archive].get("phantom", {}).get(key, config["phantom"][key])
+    )
+
+
+def archive_folder(wildcards):
+    """The folder (or CSV) in the published layout that a data set is read from."""
+    name = PLAN.datasets[wildcards.dataset]["archive"]
+    source = PLAN.archives[name]["source"]
+    return (
+        f"results/archives/{source}/{name}"
+        if source in ("phantom", "download")
+        else source
+    )
+
+
+def archive_ready(wildcards):
+    """The file that says that an archive is complete; nothing for a folder that the user names."""
+    name = PLAN.datasets[wildcards.dataset]["archive"]
+    source = PLAN.archives[name]["source"]
+    return (
+        f"results/archives/{source}/{name}/modalign-{source}.json"
+        if source in ("phantom", "download")
+        else []
+    )
+
+
+def as_argument(value):
+    """A value as one quoted JSON argument of a shell command."""
+    return shlex.quote(json.dumps(value, sort_keys=True))
+
+
+def spec_argument(wildcards):
+    """What a method variant is, with the folders of the trained methods that it builds on."""
+    return as_argument(
+        PLAN.spec(
+            wildcards.method,
+            lambda name: model_folder(wildcards.dataset, name, wildcards.seed),
+        )
+    )
+
+
+def model_folder(dataset, method, seed):
+    """Where the weights of a trained method lie; a method that needs it is trained with the first seed it has."""
+    seeds = [str(s) for s in PLAN.variants[method].seeds]
+    return f"results/models/{dataset}/{method}/seed{seed if str(seed) in seeds else seeds[0]}"
+
+
+def models_of(wildcards):
+    """The trained models that have to be there before a method can run."""
+    names = PLAN.trained_needs(wildcards.method)
+    if PLAN.variants[wildcards.method].trained:
+        names = [wildcards.method, *names]
+    return [
+        f"{model_folder(wildcards.dataset, name, wildcards.seed)}/train.json"
+        for name in names
+    ]
+
+
+def needed_models(wildcards):
+    """The trained models that a training builds on."""
+    return [
+        f"{model_folder(wildcards.dataset, name, wildcards.seed)}/train.json"
+        for name in PLAN.trained_needs(wildcards.method)
+    ]
+
+
+def model_option(wildcards):
+    """The option that names the weights of a trained method."""
+    if not PLAN.variants[wildcards.method].trained:
+        return ""
+    return "--model " + shlex.quote(
+        model_folder(wildcards.dataset, wildcards.method, wildcards.seed)
+    )
+
+
+def time_limit(method):
+    """The option that ends a method after its time."""
+    minutes = PLAN.variants[method].minutes
+    return "" if minutes is None else f"--minutes {minutes}"
+
+
+def measure_options(dataset):
+    """Options of the measures: those for all data sets, overlaid by those of this one."""
+    own = PLAN.datasets[dataset].get("measure_options", {})
+    names = {**config["measure_options"], **own}
+    return {
+        name: {**config["measure_options"].get(name, {}), **own.get(name, {})}
+        for name in names
+    }
+
+
+def run_files(wildcards):
+    """The status files of one method on one data set, one per shard."""
+    shards = PLAN.variants[wildcards.method].shards
+    return expand(
+        "results/aligned/{dataset}/{method}/seed{seed}/run-{i}-of-{n}.json",
+        dataset=wildcards.dataset,
+        method=wildcards.method,
+        seed=wildcards.seed,
+        i=range(1, shards + 1),
+        n=shards,
+    )
+
+
+def metrics_of(cells):
+    """The metrics files of (data set, method) cells, over all their seeds."""
+    return [
+        f"results/metrics/{dataset}/{method}/seed{seed}.tsv"
+        for dataset, method in cells
+        for seed in PLAN.variants[method].seeds
+    ]
+
+
+def training_minutes(wildcards, attempt):
+    """A retried training resumes from its last checkpoint and gets more time."""
+    return int((PLAN.variants[wildcards.method].minutes or 120) * 1.2 * attempt) + 5
+
+
+def paper_results(paper):
+    """Every table and figure of a paper that is in the run."""
+    if paper not in PLAN.papers:
+        return []
+    return [
+        f"results/papers/{paper}/table_{number}.md"
+        for name, number in PLAN.tables
+        if name == paper
+    ]
+
+
+localrules:
+    all,
+    rbg,
+    registformer,
+    locor,
+    imse,
+    cao2018,

@@ -1,0 +1,27 @@
+rule measure_cases:
+    input:
+        cases=rules.prepare_cases.output,
+        runs=run_files,
+    output:
+        table="results/metrics/{dataset}/{method}/seed{seed}.tsv",
+        notes="results/metrics/{dataset}/{method}/seed{seed}.json",
+    log:
+        "results/logs/measure_cases/{dataset}.{method}.seed{seed}.log",
+    benchmark:
+        "results/benchmarks/measure_cases/{dataset}.{method}.seed{seed}.jsonl"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        store=subpath(input.cases[0], parent=True),
+        measures=lambda wildcards: ",".join(PLAN.measures(wildcards.dataset)),
+        options=lambda wildcards: as_argument(measure_options(wildcards.dataset)),
+        features=as_argument(config["features"]),
+        code=code_digest("modalign.metrics.*"),
+    shell:
+        "python -m modalign measure {params.store:q} {input.runs:q} --method {wildcards.method} "
+        "--seed {wildcards.seed} --measures {params.measures} --options {params.options} "
+        "--features {params.features} --out {output.table:q} --workers {threads} > {log:q} 2>&1"

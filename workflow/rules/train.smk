@@ -1,0 +1,31 @@
+rule train_method:
+    input:
+        cases=rules.prepare_cases.output,
+        needs=needed_models,
+    output:
+        "results/models/{dataset}/{method}/seed{seed}/train.json",
+    log:
+        "results/logs/train_method/{dataset}.{method}.seed{seed}.log",
+    benchmark:
+        "results/benchmarks/train_method/{dataset}.{method}.seed{seed}.jsonl"
+    retries: 2
+    conda:
+        "../../envs/torch.yaml"
+    threads: lambda wildcards: PLAN.variants[wildcards.method].threads
+    resources:
+        gpu=0 if config["device"] == "cpu" else 1,
+        mem_mb=16000,
+        runtime=training_minutes,
+    params:
+        store=subpath(input.cases[0], parent=True),
+        # Weights and checkpoints stay undeclared in this folder, so that a killed training continues.
+        model=subpath(output[0], parent=True),
+        spec=spec_argument,
+        device=config["device"],
+        limit=lambda wildcards: time_limit(wildcards.method),
+        code=lambda wildcards: code_digest(
+            "modalign.runs", *PLAN.modules(wildcards.method)
+        ),
+    shell:
+        "python -m modalign train {params.store:q} --spec {params.spec} --model {params.model:q} "
+        "--seed {wildcards.seed} --device {params.device} --threads {threads} {params.limit} > {log:q} 2>&1"
