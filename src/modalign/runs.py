@@ -17,7 +17,7 @@ import numpy as np
 from modalign import __version__
 from modalign.cases import INPUTS, Alignment, Case, CaseStore
 from modalign.errors import ModalignError, WriteError
-from modalign.files import check_writable, write_json
+from modalign.files import check_writable, read_json, write_json
 from modalign.memory import peak_memory_mb
 from modalign.methods import Context, Method, method_class
 from modalign.spatial.fields import write_itk_field
@@ -122,6 +122,14 @@ def align_job(
     check_writable(out)
     index, count = shard
     cases = CaseStore(store).ids(splits)[index - 1 :: count]
+    status_file = out / f"run-{index}-of-{count}.json"
+    untrained = _failed_training(spec, model)
+    if untrained:
+        results = [{"case": case, "ok": False, "error": untrained} for case in cases]
+        write_json(
+            status_file, _status(Outcome(False, reason=untrained), spec, seed, device, threads) | {"cases": results}
+        )
+        return
 
     def work() -> list[dict[str, Any]]:
         method = build_method(spec, seed=seed, device=device, threads=threads, model=model)
@@ -137,22 +145,19 @@ def align_job(
         status["error"] = f"{len(failed)} of {len(results)} cases failed; {failed[0]['case']}: {failed[0]['error']}"
     for result in failed:
         log.error("%s failed: %s", result["case"], result["error"])
-    write_json(out / f"run-{index}-of-{count}.json", status)
+    write_json(status_file, status)
 
 
-def failed_training(
-    train_status: Mapping[str, Any], store: Path, out: Path, splits: Sequence[str], shard: tuple[int, int]
-) -> None:
-    """Pass on the failure of a training: every case of the shard fails for the same reason."""
-    index, count = shard
-    reason = f"training failed: {train_status['error']}"
-    cases = CaseStore(store).ids(splits)[index - 1 :: count]
-    status = dict(train_status) | {
-        "ok": False,
-        "error": reason,
-        "cases": [{"case": case, "ok": False, "error": reason} for case in cases],
-    }
-    write_json(out / f"run-{index}-of-{count}.json", status)
+def _failed_training(spec: Mapping[str, Any], model: Path | None) -> str:
+    """Why a model that this method builds on wasn't trained; empty if all were."""
+    for needed in spec.get("needs", {}).values():
+        reason = _failed_training(needed, Path(needed["model"]) if "model" in needed else None)
+        if reason:
+            return f"{needed['method']}: {reason}"
+    if model is None or not (model / "train.json").exists():
+        return ""
+    status = read_json(model / "train.json")
+    return "" if status["ok"] else f"training failed: {status['error']}"
 
 
 def align_case(method: Method, case: Case) -> tuple[Alignment, float]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -78,6 +79,12 @@ def overlap(first: Grid, second: Grid) -> bool:
 
 def _scan(path: Path, found: Findings) -> Volume | None:
     """The scan if its grid is sound, so that the other files can be held against it."""
+    if not path.is_file():
+        found.problems.append(
+            f"{path} does not exist (case {found.case.case}): fetch it, or leave such cases out with the reader's "
+            "option `incomplete: skip`"
+        )
+        return None
     image = _volume(path, found)
     if image is None:
         return None
@@ -116,7 +123,7 @@ def _volume(path: Path, found: Findings) -> Volume | None:
 def _has_no_frame(path: Path) -> bool:
     if not path.name.endswith(NIFTI_SUFFIXES):
         return False
-    header = nib.load(path).header
+    header: Any = nib.load(path).header
     return int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0
 
 
@@ -157,6 +164,9 @@ def _on_grid(path: Path, grid: Grid, found: Findings) -> None:
 
 
 def _contours(files: LabelFiles, grid: Grid, labels: dict[int, str], found: Findings) -> None:
+    for path in [files] if isinstance(files, Path) else [path for _, path in files]:
+        if set(path.name) & set("=;\t\n"):
+            found.problems.append(f"{path}: rename it, so that its name has no `=`, `;`, tab or line break")
     if not isinstance(files, Path):
         labels = labels or {i: name for i, (name, _) in enumerate(files, start=1)}
     try:

@@ -68,9 +68,7 @@ def list_cases(folder: Path, options: Options) -> list[CaseFiles]:
         scans = {"ct": image_file(path / f"{case}_IMG_CT"), "mr": image_file(path / f"{case}_IMG_MR_T1")}
         fixed, moving = options.fixed, options.moving
         cases.append(
-            CaseFiles(
-                case, scans[fixed], scans[moving], fixed_labels=contours[fixed], moving_labels=contours[moving]
-            )
+            CaseFiles(case, scans[fixed], scans[moving], fixed_labels=contours[fixed], moving_labels=contours[moving])
         )
     missing = [name for name in options.structures if label_name(name) not in on_ct]
     if missing:

@@ -3,23 +3,21 @@
 import csv
 import dataclasses
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from modalign.datasets import reader as reader_called
-from modalign.datasets.base import PHANTOM_FILE, TRUTH_FOLDER, CaseFiles, LabelFiles, Layout, Reader
+from modalign.datasets.base import PHANTOM_FILE, TRUTH_FOLDER, CaseFiles, LabelFiles, Layout
 from modalign.datasets.check import Findings, check_case
+from modalign.datasets.download import unfinished
 from modalign.datasets.labels import is_stack, read_stack
 from modalign.datasets.registry import Archive, archive, describe_missing
 from modalign.datasets.splits import draw_split
 from modalign.errors import DataError
-from modalign.files import read_json, replacing, write_json, write_text
+from modalign.files import read_json, write_json, write_text
 from modalign.volumes import write_volume
 
 COLUMNS = (
@@ -48,8 +46,8 @@ def index_dataset(
         dataset: what the configuration calls it.
         reader: which layout it has, see :data:`modalign.datasets.READERS`.
         folder: where it lies; nothing is written there.
-        out: folder of the index. Paths in ``cases.tsv`` are relative to `folder`; stacks of masks are flattened
-            into ``out/labels``.
+        out: folder of the index. Paths in ``cases.tsv`` are relative to `folder`, or absolute if they lie elsewhere;
+            stacks of masks are flattened into ``out/labels``.
         options: of the reader.
         split: see :func:`modalign.datasets.splits.draw_split`.
         seed: of the split.
@@ -67,6 +65,8 @@ def index_dataset(
     key = layout_reader.archive(parsed)
     if not folder.is_dir():
         raise DataError(describe_missing(key, folder) if key else f"{folder} does not exist: create it, or set another")
+    if unfinished(folder):
+        raise DataError(f"the download of {key} into {folder} was not finished: fetch it again, it continues")
     phantom = _phantom(folder, key)
     layout = Layout() if phantom else layout_reader.layout(parsed)
     modalities = layout_reader.modalities(parsed)
@@ -80,9 +80,8 @@ def index_dataset(
     labels = dict(layout_reader.labels(parsed))
     if phantom:
         cases = [_with_truth(case, folder, modalities) for case in cases]
-        truth_names = folder / TRUTH_FOLDER / "labels.json"
-        if truth_names.is_file():
-            labels = {int(value): name for value, name in read_json(truth_names).items()}
+        if any(_is_truth(case.fixed_labels) or _is_truth(case.moving_labels) for case in cases):
+            labels = {int(value): name for value, name in read_json(folder / TRUTH_FOLDER / "labels.json").items()}
     drawn = draw_split(cases, split, seed, dataset, max_cases, folder)
     used = [case for case in cases if case.case in drawn.of_case]
     check = partial(check_case, layout=layout, labels=labels, frames=parsed.frames)
@@ -95,6 +94,8 @@ def index_dataset(
     notes += layout_reader.notes(parsed) + sorted({note for found in findings for note in found.notes})
     if len(used) < len(cases):
         notes.append(f"{len(cases) - len(used)} of {len(cases)} cases are in no split and aren't used.")
+    # cases.tsv marks the index as complete, so that an index that is being replaced can't be taken for a finished one.
+    (out / "cases.tsv").unlink(missing_ok=True)
     rows = [_row(found, drawn.of_case[found.case.case], folder, out) for found in findings]
     record = {
         "dataset": dataset,
@@ -112,8 +113,6 @@ def index_dataset(
         "n": {name: sum(row["split"] == name for row in rows) for name in ("train", "validation", "test")},
         "notes": notes,
     }
-    # cases.tsv marks the index as complete, so that an index that is being replaced can't be taken for a finished one.
-    (out / "cases.tsv").unlink(missing_ok=True)
     write_json(out / "dataset.json", record)
     write_text(out / "cases.tsv", _table(rows))
 
@@ -145,7 +144,9 @@ def label_files(cell: str, folder: Path) -> LabelFiles | None:
 def _phantom(folder: Path, key: str | None) -> dict[str, Any] | None:
     if not (folder / PHANTOM_FILE).is_file():
         if (folder / TRUTH_FOLDER).is_dir():
-            raise DataError(f"{folder} holds a phantom that was not finished ({PHANTOM_FILE} is missing): make it again")
+            raise DataError(
+                f"{folder} holds a phantom that was not finished ({PHANTOM_FILE} is missing): make it again"
+            )
         return None
     content: dict[str, Any] = read_json(folder / PHANTOM_FILE)
     if key is not None and content.get("archive") != key:
@@ -178,6 +179,10 @@ def _with_truth(case: CaseFiles, folder: Path, modalities: tuple[str, str]) -> C
     }
     there: dict[str, Any] = {name: path for name, path in files.items() if path.is_file()}
     return dataclasses.replace(case, **there)
+
+
+def _is_truth(files: LabelFiles | None) -> bool:
+    return isinstance(files, Path) and TRUTH_FOLDER in files.parts
 
 
 def _mapped(check: partial[Findings], cases: Sequence[CaseFiles], workers: int) -> Iterator[Findings]:
@@ -217,7 +222,11 @@ def _listed(dataset: str, folder: Path, problems: Sequence[str]) -> str:
 def _provenance(source: Archive | None, phantom: dict[str, Any] | None, options: Any) -> dict[str, str]:
     if phantom:
         imitated = f", in the layout of {source.dataset}" if source else ""
-        return {"licence": "as modalign", "citation": f"modalign phantom{imitated}; not patient data", "access": "phantom"}
+        return {
+            "licence": "as modalign",
+            "citation": f"modalign phantom{imitated}; not patient data",
+            "access": "phantom",
+        }
     if source:
         return {"licence": source.licence, "citation": source.citation, "access": source.access}
     return {"licence": options.licence, "citation": options.citation, "access": "own"}
@@ -239,7 +248,8 @@ def _row(found: Findings, split: str, folder: Path, out: Path) -> dict[str, str]
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
+    path = path.absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,10 +20,10 @@ def is_stack(path: Path) -> bool:
     if not path.name.endswith(NIFTI_SUFFIXES):
         return False
     try:
-        shape = nib.load(path).shape
+        image: Any = nib.load(path)
     except Exception:
         return False  # Reading it as a volume says what is wrong with it.
-    return len(shape) == 4 and shape[3] > 1
+    return len(image.shape) == 4 and image.shape[3] > 1
 
 
 def read_stack(path: Path) -> Volume:
@@ -31,7 +32,7 @@ def read_stack(path: Path) -> Volume:
     Raises:
         DataError: the masks have values other than 0 to 1.
     """
-    image = nib.load(path)
+    image: Any = nib.load(path)
     masks = np.asarray(image.dataobj)
     if not np.isfinite(masks).all() or masks.min() < 0 or masks.max() > 1:
         raise DataError(

@@ -39,7 +39,8 @@ def list_cases(folder: Path, options: ReaderOptions) -> list[CaseFiles]:
 
 
 def _pairs(folder: Path, pattern: str, name: re.Pattern[str]) -> dict[str, tuple[Path, Path]]:
-    fixed, moving = [], []
+    fixed: list[tuple[str, Path]] = []
+    moving: list[tuple[str, Path]] = []
     for path in published_files(folder, pattern):
         match = name.fullmatch(path.name)
         # Label maps and masks of the current archive have the names of their images.

@@ -41,7 +41,9 @@ def list_cases(folder: Path, options: Options) -> list[CaseFiles]:
     """
     path = folder / options.csv
     if not path.is_file():
-        raise DataError(f"{path} does not exist: write a CSV file with the columns {', '.join(_NEEDED)} and a line a case")
+        raise DataError(
+            f"{path} does not exist: write a CSV file with the columns {', '.join(_NEEDED)} and a line a case"
+        )
     try:
         # utf-8-sig, as spreadsheets put a byte order mark in front of the first column's name.
         text = path.read_text(encoding="utf-8-sig")
@@ -77,7 +79,9 @@ def _check(path: Path, rows: list[dict[str, str]], text: str, delimiter: str) ->
             problems.append(f"case {case!r} is on lines {seen[case]} and {number}: give each pair an id of its own")
         seen[case] = number
         if "/" in case or case.startswith("."):
-            problems.append(f"line {number}: case {case!r} becomes a folder's name, so leave out slashes and leading dots")
+            problems.append(
+                f"line {number}: case {case!r} becomes a folder's name, so leave out slashes and leading dots"
+            )
         if split and split not in SPLITS:
             problems.append(f"line {number}: split is {split!r}, but has to be one of {', '.join(SPLITS)}")
     if problems:
@@ -90,7 +94,7 @@ def _case(folder: Path, row: dict[str, str]) -> CaseFiles:
         return (row.get(name) or "").strip() or None
 
     files = {name: folder / value for name in _FILES if (value := cell(name))}
-    return CaseFiles(case=row["case"].strip(), split=cell("split"), patient=cell("patient"), **files)  # type: ignore[arg-type]
+    return CaseFiles(case=row["case"].strip(), split=cell("split"), patient=cell("patient"), **files)
 
 
 READER = Reader(

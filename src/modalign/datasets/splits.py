@@ -11,10 +11,11 @@ from modalign.errors import ConfigError, DataError
 from modalign.seeds import derive_seed
 
 REST = "rest"
-_LOCOR_ABDOMEN = {"validation": ("0012", "0014", "0016"), "test": ("0002", "0004", "0008", "0010")}
-_LOCOR_CERMEP = {"validation": ("sub-0004", "sub-0005", "sub-0008"), "test": REST}
+Rule = Mapping[str, int | float | str | tuple[str, ...]]
+_LOCOR_ABDOMEN: Rule = {"validation": ("0012", "0014", "0016"), "test": ("0002", "0004", "0008", "0010")}
+_LOCOR_CERMEP: Rule = {"validation": ("sub-0004", "sub-0005", "sub-0008"), "test": REST}
 
-PRESETS: dict[str, Mapping[str, int | str | tuple[str, ...]]] = {
+PRESETS: dict[str, Rule] = {
     # RbG, section IV-A: MR-CT pelvis, CBCT-CT brain; IXI as in its experiment on put-in misalignment.
     "rbg-pelvis": {"train": 112, "validation": 18, "test": 35},
     "rbg-cbct": {"train": 126, "validation": 18, "test": 36},
@@ -69,7 +70,8 @@ def draw_split(
     for case in cases:
         patients.setdefault(case.patient or case.case, []).append(case.case)
     if isinstance(split, str) and split in PRESETS:
-        chosen, rule = PRESETS[split], f"{split}: {_words(PRESETS[split])}"
+        chosen: Rule = PRESETS[split]
+        rule = f"{split}: {_words(chosen)}"
     elif isinstance(split, Mapping):
         chosen, rule = split, _words(split)
     else:
@@ -85,7 +87,8 @@ def draw_split(
     counts = _counts(chosen, len(patients), max_cases)
     if sum(counts.values()) > len(patients):
         raise DataError(
-            f"split {rule} needs {sum(counts.values())} patients, but data set {dataset or 'given'} has {len(patients)}. "
+            f"split {rule} needs {sum(counts.values())} patients, "
+            f"but {f'data set {dataset}' if dataset else 'the data set'} has {len(patients)}. "
             "Ask for fewer, or for fractions such as {train: 0.7, validation: 0.1, test: 0.2}"
         )
     order = iter(sorted(patients, key=lambda p: (derive_seed(seed, dataset, p, "split"), p)))
@@ -100,10 +103,12 @@ def _counts(chosen: Mapping[str, object], available: int, max_cases: int | None)
     wrong = [f"{n}: {v!r}" for n, v in values.items() if isinstance(v, bool) or not isinstance(v, int | float) or v < 0]
     if wrong:
         raise ConfigError(f"split {', '.join(wrong)}: write counts of patients, or fractions between 0 and 1")
-    shares = {name: float(value) for name, value in values.items()}  # type: ignore[arg-type]
+    shares: dict[str, float] = {name: float(value) for name, value in values.items()}  # type: ignore[arg-type]
     if any(isinstance(v, float) for v in values.values()):
         if sum(shares.values()) > 1 + 1e-9:
-            raise ConfigError(f"the fractions of split {_words(chosen)} add up to {sum(shares.values()):g}, more than 1")
+            raise ConfigError(
+                f"the fractions of split {_words(chosen)} add up to {sum(shares.values()):g}, more than 1"
+            )
         total = round(available * sum(shares.values()))
     else:
         total = round(sum(shares.values()))
@@ -148,7 +153,9 @@ def _listed(cases: Sequence[CaseFiles], split: str | None, folder: Path | None) 
             raise ConfigError("split `published`: no split comes with this data; write counts such as {test: 10}")
         if len(published) < len(cases):
             without = [case.case for case in cases if not case.split]
-            raise DataError(f"these cases have no split, but others have: {_some(without)}. Give all of them one, or none")
+            raise DataError(
+                f"these cases have no split, but others have: {_some(without)}. Give all of them one, or none"
+            )
         return published, "as published with the data"
     assert split is not None
     candidates = [Path(split), *([folder / split] if folder else [])]

@@ -143,10 +143,5 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return functional.pad(images, [a for n in reversed(amounts) for a in (0, n)], mode="replicate")
 
 
-def count_parameters(network: nn.Module) -> int:
-    """How many numbers a network learns."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
 def _crop(field: Tensor, shape: Sequence[int]) -> Tensor:
     return field[(slice(None), slice(None), *[slice(n) for n in shape])]

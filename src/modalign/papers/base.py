@@ -55,7 +55,7 @@ class Row:
         arms: variants that differ between columns, by :attr:`Column.arm`; they go before `method`.
         printed: the fields of `paper_results.csv` that the row fixes.
         reference: a row without alignment, which is compared but never marked as best.
-        undefined: metrics that have no meaning for this row.
+        undefined: metrics and data sets on which this row has no meaning.
     """
 
     label: str
@@ -69,6 +69,10 @@ class Row:
     def variant(self, column: Column) -> str | None:
         """The method variant that fills this row's cell in `column`."""
         return self.arms.get(column.arm, self.method)
+
+    def defined(self, column: Column) -> bool:
+        """Whether this row's cell in `column` has a meaning; FID of the reference against itself has none."""
+        return not self.undefined & {column.metric, column.dataset}
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,9 @@ class PrintedValue(NamedTuple):
 def printed_rows() -> tuple[PrintedRow, ...]:
     """Every number in the tables of the five papers."""
     with (Path(__file__).parent / "paper_results.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(PrintedRow(**{**line, "table": int(line["table"])}) for line in csv.DictReader(file))
+        lines = csv.reader(file)
+        next(lines)
+        return tuple(PrintedRow(paper, int(table), *rest) for paper, table, *rest in lines)  # type: ignore[arg-type]
 
 
 @cache
@@ -179,7 +185,7 @@ def _by_key() -> dict[tuple[str | int, ...], PrintedRow]:
 
 def printed_key(row: Row, column: Column) -> dict[str, str]:
     """The fields of `paper_results.csv` that identify the cell of `row` and `column` within a table."""
-    return {name: "" for name in KEY} | dict(row.printed) | dict(column.printed)
+    return dict.fromkeys(KEY, "") | dict(row.printed) | dict(column.printed)
 
 
 def printed_value(table: Table, row: Row, column: Column) -> PrintedValue | None:

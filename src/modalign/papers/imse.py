@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from modalign.papers.base import Block, Column, Footnote, Row, Table
+from modalign.papers.base import Block, Column, Direction, Footnote, Row, Table
 
 BRATS, CLINICAL = "brats2019-t1-t2", "clinical-head-neck-ct-mr"
 STAND_IN = (
@@ -30,19 +30,34 @@ DIRECTIONS = {
 """Moving -> target as in the csv, the csv's data set, and the configured data set without its dimension."""
 
 
+MEASURES: tuple[tuple[str, str, Direction, int, str], ...] = (
+    ("dice", "Dice", "higher", 2, "dice"),
+    ("hd95_mm", "HD95 (mm)", "lower", 2, "hd95"),
+    ("grad_phi_l2", "‖∇φ‖₂", "lower", 4, "grad_phi_l2"),
+)
+TRANSLATION_MEASURES: tuple[tuple[str, str, Direction, int, str], ...] = (
+    ("nmae", "NMAE", "lower", 3, "nmae"),
+    ("psnr", "PSNR (dB)", "higher", 1, "psnr"),
+    ("ssim", "SSIM", "higher", 2, "ssim"),
+)
+
+
 def _columns(direction: str, dimension: str, arm: str = "", variant: str | None = None) -> tuple[Column, ...]:
     """Dice, HD95 and smoothness for one direction in ``2d`` or ``3d``."""
     group, printed_dataset, dataset = DIRECTIONS[direction]
-    fixed = {"dataset": printed_dataset, "group": group} | ({} if variant is None else {"variant": variant})
-    common = {"dataset": f"{dataset}-{dimension}", "group": arm.upper(), "arm": arm}
-
-    def printed(metric: str) -> dict[str, str]:
-        return fixed | {"metric": metric}
-
-    return (
-        Column("dice", "Dice", direction="higher", digits=2, printed=printed("dice"), **common),
-        Column("hd95_mm", "HD95 (mm)", direction="lower", digits=2, printed=printed("hd95"), **common),
-        Column("grad_phi_l2", "‖∇φ‖₂", direction="lower", digits=4, printed=printed("grad_phi_l2"), **common),
+    key = {"dataset": printed_dataset, "group": group} | ({} if variant is None else {"variant": variant})
+    return tuple(
+        Column(
+            metric,
+            label,
+            f"{dataset}-{dimension}",
+            better,
+            digits,
+            group=arm.upper(),
+            arm=arm,
+            printed=key | {"metric": printed},
+        )
+        for metric, label, better, digits, printed in MEASURES
     )
 
 
@@ -140,42 +155,34 @@ TABLE_4 = Table(
 )
 
 
-def _translated(label: str, direction: str, dataset: str) -> Block:
-    # A translation's source is our fixed image and its target modality our moving one, so the configured data set is
-    # the one that registers the other way round.
+def _translated(direction: str, dataset: str) -> Block:
     group, printed_dataset, _ = DIRECTIONS[direction]
-    measures = (
-        ("nmae", "NMAE", "lower", 3),
-        ("psnr", "PSNR (dB)", "higher", 1),
-        ("ssim", "SSIM", "higher", 2),
-    )
     columns = tuple(
         Column(
             metric,
-            heading,
+            label,
             dataset,
-            better,  # type: ignore[arg-type]
+            better,
             digits,
-            printed={"dataset": printed_dataset, "group": group, "metric": metric},
+            printed={"dataset": printed_dataset, "group": group, "metric": printed},
         )
-        for metric, heading, better, digits in measures
+        for metric, label, better, digits, printed in TRANSLATION_MEASURES
     )
     rows = (
         Row("CycleGAN", "cyclegan", printed={"method": "CycleGAN"}),
         Row("RegGAN", "reggan", printed={"method": "RegGAN"}),
         Row("IMSE", "imse-translation-2d", printed={"method": "IMSE"}),
     )
-    return Block(rows, columns, "IMSE", label)
+    return Block(rows, columns, "IMSE", direction)
 
 
 TABLE_5 = Table(
     "imse",
     5,
     "Translation between modalities (source → target)",
-    (
-        _translated("T2 → T1", "T2 → T1", "brats2019-t1-to-t2-2d"),
-        _translated("MR → CT", "MR → CT", "hanseg-ct-to-mr-2d"),
-    ),
+    # A translation starts from our fixed image and ends in our moving modality: the configured data set is the one that
+    # registers the other way round.
+    (_translated("T2 → T1", "brats2019-t1-to-t2-2d"), _translated("MR → CT", "hanseg-ct-to-mr-2d")),
     SOURCE,
     stand_in=STAND_IN,
     extras=False,

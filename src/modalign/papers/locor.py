@@ -42,7 +42,7 @@ PSEUDO_CT = Footnote(
     "makes from the MR. Where the true CT on the MR's grid is known, as in phantoms, it takes the pseudo-CT's place."
 )
 TUNED = Footnote(
-    "The paper tunes every method on three validation cases and averages five runs; the tuned values are not published. "
+    "The paper tunes every method on three validation cases and averages five runs; the tuned values are unpublished. "
     "Here every method runs with the settings of its name in the configuration."
 )
 
@@ -71,7 +71,7 @@ TABLE_1 = Table(
         ),
     ),
     "Learn2Reg 2021 abdomen MR-CT (4 test cases), CERMEP-IDB-MRXFDG (34), IXI T2-PD (49)",
-    "Wilcoxon signed-rank test: p < 0.005 for Locor against every baseline on both head data sets; no test on the abdomen",
+    "Wilcoxon signed-rank test: p < 0.005 for Locor against every baseline on both head data sets",
     "patient",
     show_beats=True,
     footnotes=(

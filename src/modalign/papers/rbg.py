@@ -1,58 +1,24 @@
 """Register by Generation (RbG): tables 1-8 of "Cross-Modality Image Registration via Generating Aligned Image using
 Reference-Augmented Framework"."""
 
-from modalign.papers.base import Block, Column, Footnote, Row, Table
+from modalign.papers._without_truth import (
+    CONTRADICTION,
+    PELVIS_SOURCE,
+    SEGMENTED,
+    STRUCTURES,
+    TRANSLATED,
+    columns,
+    pelvis_columns,
+    segmentation_columns,
+    segmented_row,
+)
+from modalign.papers.base import Block, Column, Direction, Footnote, Row, Table
 
-PELVIS = "synthrad2023-mr-ct-pelvis"
 CBCT = "synthrad2023-cbct-ct-brain"
-PELVIS_SOURCE = "SynthRAD2023 MR-CT pelvis, 35 test patients"
 WILCOXON = "Wilcoxon signed-rank test against RbG; FID, which has no value per sample, is not tested"
-
-INPUT, REFERENCE, FREE = "Input as ground truth", "Reference as ground truth", "No ground truth"
-
-TRANSLATED = Footnote(
-    "The paper registers images of one modality: MUNIT first translates the fixed image into the moving modality. "
-    "The rows named after a registration network do so here too; SyN registers the two modalities directly, by Mattes "
-    "mutual information."
-)
-CONTRADICTION = Footnote(
-    "The same experiment is printed with another value in the other paper: UNIT's sharpness is 60.9 (RbG) and 74.2 "
-    "(RegistFormer), VoxelMorph (2D)'s FID is 14.0 and 20.2, on the same data and split.",
-    "misprint",
-    (
-        {"method": "UNIT", "metric": "sharpness"},
-        {"method": "Voxelmorph (2D)", "metric": "fid"},
-        {"method": "VoxelMorph(2D)", "metric": "fid"},
-    ),
-)
 KID_SUBSETS = Footnote(
     "KID's printed spread is over random subsets of slices (two slices each in the released code), not over patients."
 )
-SEGMENTED = Footnote(
-    "The paper segments the aligned CT with TotalSegmentator and compares with manually refined masks of the MR. Here "
-    "the labels of the moving image are carried along by the displacement field, so methods that generate their image "
-    "without a field have no value."
-)
-
-
-def pelvis_columns(names: str, digits: dict[str, int] | None = None) -> tuple[Column, ...]:
-    """Columns of the MR-CT pelvis tables, by metric name."""
-    return tuple(_columns(PELVIS, digits or {})[name] for name in names.split())
-
-
-def _columns(dataset: str, digits: dict[str, int]) -> dict[str, Column]:
-    def column(metric: str, label: str, direction: str, decimals: int, group: str, **more: object) -> Column:
-        printed = {"dataset": dataset, "metric": more.pop("printed", metric)}
-        decimals = digits.get(metric, decimals)
-        return Column(metric, label, dataset, direction, decimals, group=group, printed=printed, **more)  # type: ignore[arg-type]
-
-    return {
-        "gc": column("gc", "GC", "higher", 2, INPUT),
-        "nmi": column("nmi", "NMI", "higher", 2, INPUT),
-        "fid": column("fid", "FID", "lower", 1, REFERENCE),
-        "kid": column("kid", "KID (× 10⁻²)", "lower", 2, REFERENCE, printed="kid_x100", scale=100.0),
-        "sharpness": column("sharpness", "Sharpness", "higher", 1, FREE),
-    }
 
 
 def _row(group: str, label: str, method: str, printed: str | None = None) -> Row:
@@ -108,7 +74,7 @@ TABLE_2 = Table(
     "rbg",
     2,
     "RbG against registration, translation and integrated methods: CBCT-CT brain",
-    (Block(METHODS, tuple(_columns(CBCT, {}).values()), "RbG"),),
+    (Block(METHODS, tuple(columns(CBCT).values()), "RbG"),),
     "SynthRAD2023 CBCT-CT brain, 36 test patients",
     WILCOXON,
     "slice",
@@ -122,50 +88,6 @@ TABLE_2 = Table(
         KID_SUBSETS,
     ),
 )
-
-STRUCTURES = (
-    ("Hips (Bone)", "Hips", "hip_bones"),
-    ("Femurs (Bone)", "Femurs", "femurs"),
-    ("Spinal cord", "Spinal cord", "spinal_cord"),
-    ("Urinary bladder", "Urinary bladder", "bladder"),
-)
-
-
-def segmentation_columns(dice_digits: int, hausdorff_digits: int, names: tuple[str, ...]) -> tuple[Column, ...]:
-    """Dice and Hausdorff distance of four structures; `names` are the structures as the csv calls them."""
-    dice = [
-        Column(
-            "dice",
-            label,
-            PELVIS,
-            "higher",
-            dice_digits,
-            structure,
-            group="Dice",
-            printed={"dataset": PELVIS, "group": name, "metric": "dice"},
-        )
-        for name, (_, label, structure) in zip(names, STRUCTURES, strict=True)
-    ]
-    hausdorff = [
-        Column(
-            "hausdorff_mm",
-            label,
-            PELVIS,
-            "lower",
-            hausdorff_digits,
-            structure,
-            group="Hausdorff distance (mm)",
-            printed={"dataset": PELVIS, "group": name, "metric": "hausdorff_mm"},
-        )
-        for name, (_, label, structure) in zip(names, STRUCTURES, strict=True)
-    ]
-    return (*dice, *hausdorff)
-
-
-def segmented_row(label: str, method: str, printed: str | None = None, reference: bool = False) -> Row:
-    """A row of a table on segmentation, whose columns fix the csv's group."""
-    return Row(label, method, printed={"method": printed or label}, reference=reference)
-
 
 TABLE_3 = Table(
     "rbg",
@@ -197,7 +119,7 @@ ARMS = (
 
 
 def _ixi_columns() -> tuple[Column, ...]:
-    measures = (
+    measures: tuple[tuple[str, str, Direction, int, str, float], ...] = (
         ("psnr", "PSNR (dB)", "higher", 1, "psnr", 1.0),
         ("ssim", "SSIM", "higher", 2, "ssim", 1.0),
         ("lpips", "LPIPS (× 10⁻¹)", "lower", 2, "lpips_x10", 10.0),
@@ -207,7 +129,7 @@ def _ixi_columns() -> tuple[Column, ...]:
             metric,
             label,
             f"ixi-t1-t2-{arm}",
-            direction,  # type: ignore[arg-type]
+            direction,
             digits,
             scale=scale,
             group=group,
@@ -225,7 +147,13 @@ TABLE_4 = Table(
     (
         Block(
             (
-                Row("Misaligned test set", "identity", printed={"method": "Misaligned Test Set"}, reference=True),
+                Row(
+                    "Misaligned test set",
+                    "identity",
+                    printed={"method": "Misaligned Test Set"},
+                    reference=True,
+                    undefined=frozenset({"ixi-t1-t2-aligned"}),
+                ),
                 Row("CGAN", "cyclegan", printed={"method": "CGAN"}),
                 Row("SCGAN", "sc-cyclegan", printed={"method": "SCGAN"}),
                 Row("UNIT", "unit", printed={"method": "UNIT"}),
@@ -249,7 +177,9 @@ TABLE_4 = Table(
 )
 
 
-def _ablation(number: int, title: str, group: str, rows: tuple[tuple[str, str, str], ...], proposed: str) -> Table:
+def _ablation(
+    number: int, title: str, group: str, rows: tuple[tuple[str, str, str], ...], proposed: str, *footnotes: Footnote
+) -> Table:
     method = "RbG stage 1" if number == 5 else "RbG"
     block = Block(
         tuple(
@@ -259,29 +189,21 @@ def _ablation(number: int, title: str, group: str, rows: tuple[tuple[str, str, s
         pelvis_columns("gc nmi fid"),
         proposed,
     )
-    return Table("rbg", number, title, (block,), PELVIS_SOURCE, unit="slice", extras=False)
+    return Table("rbg", number, title, (block,), PELVIS_SOURCE, unit="slice", extras=False, footnotes=footnotes)
 
 
-def _with_notes(table: Table, *footnotes: Footnote) -> Table:
-    from dataclasses import replace
-
-    return replace(table, footnotes=footnotes)
-
-
-TABLE_5 = _with_notes(
-    _ablation(
-        5,
-        "Ablation: downsampling factor of PAdaIN in stage 1",
-        "ablation: PAdaIN downsample factor",
-        (
-            ("(a) (H, W)", "rbg-stage1-global", "factor=(H, W)"),
-            ("(b) 64", "rbg-stage1-64", "factor=64"),
-            ("(c) 32, proposed", "rbg-stage1-32", "factor=32"),
-            ("(d) 16", "rbg-stage1-16", "factor=16"),
-            ("(e) 8", "rbg-stage1-8", "factor=8"),
-        ),
-        "(c) 32, proposed",
+TABLE_5 = _ablation(
+    5,
+    "Ablation: downsampling factor of PAdaIN in stage 1",
+    "ablation: PAdaIN downsample factor",
+    (
+        ("(a) (H, W)", "rbg-stage1-global", "factor=(H, W)"),
+        ("(b) 64", "rbg-stage1-64", "factor=64"),
+        ("(c) 32, proposed", "rbg-stage1-32", "factor=32"),
+        ("(d) 16", "rbg-stage1-16", "factor=16"),
+        ("(e) 8", "rbg-stage1-8", "factor=8"),
     ),
+    "(c) 32, proposed",
     Footnote(
         "Row (c), the chosen factor, is stage 1 alone: it isn't comparable with RbG in table 1.",
         "misprint",
@@ -300,19 +222,17 @@ TABLE_6 = _ablation(
     ),
     "(d) window 28, with field, proposed",
 )
-TABLE_7 = _with_notes(
-    _ablation(
-        7,
-        "Ablation: losses of stage 2",
-        "ablation: stage-2 losses",
-        (
-            ("(a) MIND + contextual", "rbg-mind-contextual", "as printed (a): mind+contextual"),
-            ("(b) PatchNCE", "rbg-patchnce", "as printed (b): patchnce"),
-            ("(c) PatchNCE + L1", "rbg-patchnce-l1", "as printed (c): l1"),
-            ("(d) PatchNCE + contextual, proposed", "rbg", "as printed (d)*: mind+patchnce+contextual"),
-        ),
-        "(d) PatchNCE + contextual, proposed",
+TABLE_7 = _ablation(
+    7,
+    "Ablation: losses of stage 2",
+    "ablation: stage-2 losses",
+    (
+        ("(a) MIND + contextual", "rbg-mind-contextual", "as printed (a): mind+contextual"),
+        ("(b) PatchNCE", "rbg-patchnce", "as printed (b): patchnce"),
+        ("(c) PatchNCE + L1", "rbg-patchnce-l1", "as printed (c): l1"),
+        ("(d) PatchNCE + contextual, proposed", "rbg", "as printed (d)*: mind+patchnce+contextual"),
     ),
+    "(d) PatchNCE + contextual, proposed",
     Footnote(
         "The printed table ticks L1 alone in row (c), and MIND besides PatchNCE and contextual in row (d). The paper's "
         "text and table 4 of RegistFormer say PatchNCE + L1 and PatchNCE + contextual; the rows here follow them.",

@@ -1,8 +1,7 @@
 """RegistFormer: tables 1-4 of "Improving Pelvic MR-CT Image Alignment with Self-supervised Reference-Augmented
 Pseudo-CT Generation Framework"."""
 
-from modalign.papers.base import Block, Footnote, Row, Table
-from modalign.papers.rbg import (
+from modalign.papers._without_truth import (
     CONTRADICTION,
     PELVIS_SOURCE,
     SEGMENTED,
@@ -11,6 +10,7 @@ from modalign.papers.rbg import (
     segmentation_columns,
     segmented_row,
 )
+from modalign.papers.base import Block, Footnote, Row, Table
 
 
 def _row(group: str, label: str, method: str, printed: str | None = None) -> Row:
@@ -84,9 +84,7 @@ TABLE_2 = Table(
     PELVIS_SOURCE,
     footnotes=(
         SEGMENTED,
-        Footnote(
-            "The paper notes that TotalSegmentator's masks of the MR had notable errors, and were used as they are."
-        ),
+        Footnote("The paper notes that TotalSegmentator's masks of the MR had notable errors."),
     ),
 )
 

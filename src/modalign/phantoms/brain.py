@@ -26,9 +26,10 @@ from modalign.phantoms.shapes import (
 )
 
 CEREBRUM_BOX = np.array([[-72.0, -108, -50], [72, 74, 82]])
+CAVITY_BOX = np.array([[-90.0, -125, -80], [90, 92, 98]])
 CEREBELLUM_BOX = np.array([[-58.0, -102, -66], [58, -26, -6]])
-_CORTEX_MM = 2.7
-_FISSURE_MM = 0.9
+_CORTEX_MM = 2.4
+_FISSURE_MM = 0.7
 _FOURTH_VENTRICLE = (0.0, -42.0, -33.0)
 
 
@@ -89,15 +90,15 @@ def make_brain(rng: np.random.Generator, tabulate_mm: float | None = None) -> Br
         depth_to_pia = sampled(depth_to_pia, CEREBRUM_BOX, tabulate_mm)
         folia = sampled(folia, CEREBELLUM_BOX, tabulate_mm)
     cavity = _cavity(hemispheres, cerebellum)
+    if tabulate_mm is not None:
+        hemispheres, cavity = sampled(hemispheres, CEREBRUM_BOX, 2.0), sampled(cavity, CAVITY_BOX, 2.0)
     low, high = CEREBRUM_BOX
-    tight = [Structure("cortex_csf", "csf", lambda p: hemispheres(p) < 0, CEREBRUM_BOX)]
     white = in_box("white_matter", "white_matter", lambda p: hemispheres(p) + 0.5, low, high)
     grey = Structure("grey_matter", "grey_matter", lambda p: _between(depth_to_pia(p), -0.1, _CORTEX_MM), CEREBRUM_BOX)
     sulci = Structure("sulci", "csf", lambda p: (depth_to_pia(p) <= 0) & (hemispheres(p) < 1), CEREBRUM_BOX)
     structures = [
-        Structure("csf", "csf", lambda p: cavity(p) < 0, np.array([[-78.0, -114, -72], [78, 80, 88]])),
+        Structure("csf", "csf", lambda p: cavity(p) < 0, CAVITY_BOX),
         *_dura(cerebellum),
-        *tight[:0],
         white,
         grey,
         sulci,
@@ -125,7 +126,7 @@ def glioma(rng: np.random.Generator, brain: Brain, high_grade: bool) -> tuple[tu
     within = lambda shape: intersection(shape, lambda p: brain.white(p) + 0.5)  # noqa: E731
     mass = within(rough(rough(ellipsoid(centre, radii), lobes, 3.0), noise, 1.2))
     edema = within(rough(rough(ellipsoid(centre, radii + rng.uniform(9, 16)), lobes, 6.0), noise, 1.5))
-    box = np.array([centre - 60, centre + 60])
+    box = np.array([centre - 42, centre + 42])
 
     def structure(name: str, tissue: str, shape: Distance) -> Structure:
         return Structure(name, tissue, lambda points: shape(points) < 0, box)
@@ -158,7 +159,7 @@ def _hemispheres() -> Distance:
     """Both hemispheres' smooth outline, without the fissure between them."""
     vault = ellipsoid((0, -18, 10), (66, 85, 66))
     floor = half_space((0, 0, -17), (0, -0.08, -1))
-    temporal = ellipsoid((41, -10, -22), (22, 40, 21))
+    temporal = ellipsoid((39, -10, -22), (24, 40, 21))
 
     def outline(points: np.ndarray) -> np.ndarray:
         right = _to_right(points)
@@ -171,8 +172,8 @@ def _hemispheres() -> Distance:
 
 
 def _cerebellum() -> Distance:
-    half = ellipsoid((23, -65, -37), (28, 29, 21))
-    vermis = ellipsoid((0, -64, -30), (13, 27, 18))
+    half = ellipsoid((23, -64, -37), (29, 31, 24))
+    vermis = ellipsoid((0, -61, -30), (13, 27, 23))
     notch = ellipsoid((0, -100, -48), (5, 16, 22))
     shape = difference(union(half, vermis, blend_mm=6), notch)
     return lambda points: shape(_to_right(points))
@@ -181,16 +182,17 @@ def _cerebellum() -> Distance:
 def _cavity(hemispheres: Distance, cerebellum: Distance) -> Distance:
     canal = tube([(0, -28, -30), (0, -33, -52), (0, -37, -70)], [20, 15, 9])
     inside = union(hemispheres, cerebellum, canal, blend_mm=10)
-    return lambda points: inside(points) - np.float32(3.0)
+    return lambda points: inside(points) - np.float32(2.0)
 
 
 def _folded(outline: Distance, rng: np.random.Generator, atrophy: float) -> Distance:
     """Depth (mm) below the pia, negative in sulci and outside: the smooth outline cut by sulci that run inwards."""
-    deep, shallow, reach = sheets(rng, 25.0), sheets(rng, 15.0), smooth_noise(rng, 22.0)
+    deep, shallow, reach = sheets(rng, 29.0), sheets(rng, 21.0), smooth_noise(rng, 22.0)
+    bend = [smooth_noise(rng, 20.0) for _ in range(3)]
     centre = np.array([[31.0], [-18.0], [12.0]], dtype=np.float32)
     radii = np.array([[35.0], [84.0], [62.0]], dtype=np.float32)
     shift = np.array([[300.0], [150.0], [70.0]], dtype=np.float32)
-    width = 0.45 + 0.5 * atrophy
+    width = 0.1 + 0.45 * atrophy
 
     def depth(points: np.ndarray) -> np.ndarray:
         right = _to_right(points)
@@ -199,12 +201,13 @@ def _folded(outline: Distance, rng: np.random.Generator, atrophy: float) -> Dist
         along = np.sqrt(((offset / radii) ** 2).sum(0)).clip(0.3)
         # Sulci are made of rays from the hemisphere's middle; left and right look up different parts of the maze.
         anchor = centre + offset / along + shift * (points[0] < 0)
-        ends = 15 + 4.5 * reach(anchor)
-        gaping = width * (1 + 1.2 * np.exp(-below.clip(0) / 4))
+        anchor += np.stack([2.5 * b(points) for b in bend])
+        ends = 17 + 4.5 * reach(anchor)
+        gaping = width * (1 + 1.5 * np.exp(-below.clip(0) / 4)) + 0.5 * np.exp(-below.clip(0) / 3)
         first = np.hypot(deep(anchor) * along, (below - ends).clip(0)) - gaping
-        second = np.hypot(shallow(anchor) * along, (below - 0.45 * ends).clip(0)) - 0.6 * gaping
-        sylvian = _sylvian(right) - (1.0 + 0.8 * atrophy)
-        return _smooth_minimum(_smooth_minimum(below, np.minimum(first, second), 5.0), sylvian, 4.0)
+        second = np.hypot(shallow(anchor) * along, (below - 0.4 * ends).clip(0)) - 0.6 * gaping
+        sylvian = _sylvian(right) - (0.7 + 0.8 * atrophy)
+        return _smooth_minimum(_smooth_minimum(below, np.minimum(first, second), 3.0), sylvian, 3.0)
 
     return depth
 
@@ -247,7 +250,7 @@ def _dura(cerebellum: Distance) -> list[Structure]:
     tent = lambda p: np.abs(cerebellum(p) - 1.8) - 0.6 + 100 * (p[2] < -32)  # noqa: E731
     sinus = tube([(0, 66, 22), (0, 52, 54), (0, 15, 76), (0, -30, 79), (0, -75, 60), (0, -102, 20), (0, -106, -12)], 4.2)
     return [
-        in_box("falx", "dura", lambda p: np.abs(p[0]) - 0.55, (-1, -104, -14), (1, 70, 80)),
+        in_box("falx", "dura", lambda p: np.abs(p[0]) - 0.35, (-1, -104, -14), (1, 70, 80)),
         in_box("tentorium", "dura", tent, (-60, -104, -34), (60, -32, -4)),
         in_box("sagittal_sinus", "blood", sinus, (-5, -111, -18), (5, 72, 84)),
     ]
@@ -262,11 +265,14 @@ def _midline(rng: np.random.Generator) -> list[Structure]:
     core = ellipsoid((0, -8, 8), (17, 34, 17))
     stem = tube(
         [(0, -12, -4), (0, -20, -15), (0, -22, -24), (0, -25, -34), (0, -30, -46), (0, -35, -62), (0, -39, -76)],
-        [15, 14, 14, 13.5, 9, 6.5, 5.5],
+        [12, 14, 13, 12, 8.5, 6.5, 5.5],
     )
     peduncle = tube([(4, -26, -32), (20, -46, -36)], [9, 6])
+    stem = union(stem, ellipsoid((0, -21, -32), (15, 10, 11)), blend_mm=5)
+    septum = ellipsoid((0, 2, 11), (1.6, 28, 11))
     return [
         in_box("callosal_white_matter", "white_matter", core, (-18, -44, -10), (18, 28, 26)),
+        in_box("septum", "csf", septum, (-2, -28, 0), (2, 32, 23)),
         in_box("corpus_callosum", "white_matter", lambda p: arch(p * squash), (-20, -46, -12), (20, 40, 32)),
         both_sides("cerebellar_peduncle", "white_matter", peduncle, (0, -54, -44), (28, -16, -22)),
         in_box("brainstem", "brainstem", stem, (-16, -48, -84), (16, 4, 12)),
@@ -289,7 +295,7 @@ def _nuclei() -> list[Structure]:
 
 def _ventricles(rng: np.random.Generator, atrophy: float) -> list[Structure]:
     size = 0.75 + 0.45 * atrophy + rng.uniform(0, 0.2)
-    body = [(11, 31, 7), (9, 20, 14), (9, 2, 19), (12, -18, 20), (20, -34, 18), (24, -44, 9)]
+    body = [(11, 31, 7), (6, 20, 13), (5.5, 2, 17), (8, -18, 18), (18, -34, 17), (24, -44, 9)]
     radii = [size * r for r in (2.8, 4.4, 4.2, 4.2, 5.0, 5.2)]
     horns = union(
         tube(body, radii),
@@ -298,7 +304,7 @@ def _ventricles(rng: np.random.Generator, atrophy: float) -> list[Structure]:
         blend_mm=2,
     )
     lateral = intersection(horns, lambda p: np.float32(0.9) - p[0])
-    third = intersection(ellipsoid((0, -9, 0), (20, 17, 12)), lambda p: np.abs(p[0]) - np.float32(1.3 + 1.6 * atrophy))
+    third = intersection(ellipsoid((0, -9, 0), (20, 14, 10)), lambda p: np.abs(p[0]) - np.float32(1.3 + 1.6 * atrophy))
     fourth = union(
         ellipsoid(_FOURTH_VENTRICLE, (6 * size, 4.5, 9)), tube([(0, -27, -4), (0, -33, -18), (0, -39, -30)], 1.3)
     )

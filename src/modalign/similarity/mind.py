@@ -40,7 +40,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     variance = distance.mean(1, keepdim=True)
     level = variance.detach().mean(tuple(range(1, variance.ndim)), keepdim=True)
     # A constant image has no variance at all: the tiny addend makes its descriptor 1 instead of not-a-number.
-    variance = torch.minimum(torch.maximum(variance, 0.001 * level), 1000 * level) + 1e-20
+    variance = torch.minimum(torch.maximum(variance, 0.001 * level), 1000 * level) + 1e-12
     return torch.exp(-distance / variance)
 
 
@@ -78,9 +78,7 @@ def mind(
     return descriptor / descriptor.amax(1, keepdim=True).clamp(min=1e-12)
 
 
-def mind_loss(
-    fixed: Tensor, warped: Tensor, mask: Tensor | None = None, radius: int = 2, dilation: int = 2
-) -> Tensor:
+def mind_loss(fixed: Tensor, warped: Tensor, mask: Tensor | None = None, radius: int = 2, dilation: int = 2) -> Tensor:
     """The mean squared difference of two images' MIND-SSC descriptors, from 0 to 1.
 
     Args:

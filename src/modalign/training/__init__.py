@@ -1,0 +1,1 @@
+"""Training: reading packed cases, the loop, checkpoints, devices."""

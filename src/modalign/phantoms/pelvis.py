@@ -1,0 +1,204 @@
+"""A pelvis with everything in it, different for every patient."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from modalign.phantoms.anatomy import Anatomy, Structure, solid
+from modalign.phantoms.motion import Filling
+from modalign.phantoms.pelvis_bones import PelvisBones, bone_structures, pelvis_bones
+from modalign.phantoms.pelvis_muscles import muscle_structures, vessel_structures
+from modalign.phantoms.pelvis_organs import (
+    BLADDER_BASE,
+    RECTUM_PATH,
+    PelvisOrgans,
+    draw_organs,
+    organ_structures,
+)
+from modalign.phantoms.shapes import (
+    Distance,
+    column,
+    difference,
+    ellipsoid,
+    grown,
+    half_space,
+    intersection,
+    plate,
+    smooth_noise,
+    stretched,
+    tube,
+    union,
+    wobble,
+)
+
+LABELS = {
+    1: "bladder",
+    2: "rectum",
+    3: "prostate",
+    4: "uterus",
+    5: "hip_bones",
+    6: "femurs",
+    7: "sacrum",
+    8: "spinal_cord",
+}
+"""Label values of the pelvis phantoms."""
+
+_PARTS = {
+    "bladder": ("bladder_wall", "bladder_urine"),
+    "rectum": ("rectum_",),
+    "prostate": ("prostate_peripheral", "prostate_central", "prostate_urethra"),
+    "uterus": ("uterus_body", "uterus_cavity"),
+    "hip_bones": ("hip_bone_",),
+    "femurs": ("femur_", "implant_"),
+    "sacrum": ("sacrum_",),
+    "spinal_cord": ("thecal_sac", "nerve_roots"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Pelvis:
+    """One patient's pelvis.
+
+    Attributes:
+        anatomy: the structures, with all gas.
+        bones: their signed distances, in the template.
+        organs: what was drawn about the organs.
+        to_template: maps points (3, N), mm, of the patient to the template.
+        scale: (3,) size of the patient relative to the template.
+    """
+
+    anatomy: Anatomy
+    bones: PelvisBones
+    organs: PelvisOrgans
+    scale: np.ndarray
+
+    def stiffness(self, points: np.ndarray) -> np.ndarray:
+        """How much tissue at `points` (3, ...), mm, resists deformation: near 1 in bone, 0 from 22 mm away on."""
+        flat = points.reshape(3, -1).astype(np.float32)
+        assert self.anatomy.to_template is not None
+        away = np.clip(self.bones.distance(self.anatomy.to_template(flat)) / 22, 0, 1)
+        return 0.85 * (1 - away * away * (3 - 2 * away)).reshape(points.shape[1:])
+
+    def fillings(self, bladder: float, rectum: float) -> list[Filling]:
+        """Bladder and rectum longer along each axis by these fractions."""
+        size = np.array(self.organs.bladder_radii) * self.scale
+        bladder_growth = Filling(BLADDER_BASE * self.scale, size * [1.0, 1.0, 1.75], bladder * np.array([0.8, 0.8, 1.0]))
+        middle = RECTUM_PATH[2:5].mean(0) * self.scale
+        wide = self.organs.rectum_radius * np.array([1.1, 1.1, 0])
+        rectum_growth = Filling(middle, (wide + [0, 0, 38]) * self.scale, rectum * np.array([1.0, 1.0, 0.05]))
+        return [bladder_growth, rectum_growth]
+
+
+def label_of(anatomy: Anatomy) -> dict[str, int]:
+    """The label value of every structure of a pelvis that has one."""
+    number = {name: value for value, name in LABELS.items()}
+    return {
+        structure: number[label]
+        for structure in anatomy.names
+        for label, starts in _PARTS.items()
+        if structure.startswith(starts)
+    }
+
+
+def draw_pelvis(
+    rng: np.random.Generator, *, male: bool | None = None, implant: bool = False, detail_mm: float = 2.0
+) -> Pelvis:
+    """Draw a patient.
+
+    Args:
+        rng: the source of randomness.
+        male: None to draw the sex.
+        implant: whether the right hip joint is replaced by metal.
+        detail_mm: lattice steps that bones are tabulated with.
+    """
+    male = bool(rng.random() < 0.5) if male is None else male
+    organs = draw_organs(rng, male)
+    scale = rng.normal(1, 0.035) * rng.normal(1, [0.02, 0.035, 0.025])
+    fat_mm = float(np.clip(rng.gamma(4.0, 5.0), 8, 38))
+    folds, lumps, streaks = (smooth_noise(rng, mm) for mm in (8.0, 25.0, 11.0))
+    bones = pelvis_bones(detail_mm)
+    fibres = stretched(streaks, (1.0, 1.0, 3.0))
+    structures = [
+        *_body(fat_mm, male),
+        *muscle_structures(fibres, float(rng.uniform(0.02, 0.10))),
+        *vessel_structures(),
+        *_wall(),
+        *organ_structures(organs, rng, folds, lumps),
+        *bone_structures(bones, cortex_mm=float(rng.uniform(1.5, 2.1))),
+    ]
+    if implant:
+        structures += _implant()
+    uneven = wobble([smooth_noise(rng, 70.0) for _ in range(3)], 3.0)
+    ragged = wobble([smooth_noise(rng, 13.0) for _ in range(3)], 0.7)
+    inverse_scale = (1 / scale).astype(np.float32)[:, None]
+
+    def to_template(points: np.ndarray) -> np.ndarray:
+        return ragged(uneven(points * inverse_scale)).astype(np.float32)
+
+    return Pelvis(Anatomy(tuple(structures), to_template), bones, organs, scale)
+
+
+def _body(fat_mm: float, male: bool) -> list[Structure]:
+    outline = _outline(fat_mm, male)
+    cleft = union(
+        plate([(0, -150, 55), (0, -112, 25), (0, -98, -50), (0, -150, -60)], [(0, 1, 2), (0, 2, 3)], [6, 1, 1.5, 7]),
+        blend_mm=0,
+    )
+    body = difference(outline, cleft)
+    return [Structure("skin", "skin", lambda p: body(p) < 0), Structure("fat", "fat", lambda p: body(p) < -2.2)]
+
+
+def _outline(fat_mm: float, male: bool) -> Distance:
+    f = fat_mm
+    front = np.array([66, 80, 82, 88, 94]) + f * np.array([0.7, 0.9, 1.0, 1.1, 1.1])
+    back = np.array([-96, -104, -112, -112, -112]) - f * np.array([0.9, 1.1, 1.0, 0.9, 0.8])
+    across = np.array([160, 165, 160, 152, 150]) + f * np.array([1.0, 1.1, 1.1, 1.0, 1.0])
+    centres = np.stack([np.zeros(5), (front + back) / 2], 1)
+    halves = np.stack([across, (front - back) / 2], 1)
+    trunk = intersection(
+        column([-80, -20, 20, 80, 150], centres, halves, power=2.35),
+        half_space((0, 30, -84), (0, -0.25, -1)),
+        # The couch flattens the back.
+        half_space((0, float(back.min()) + 5, 0), (0, -1, 0)),
+    )
+    legs = []
+    for sign in (1, -1):
+        centre = [(sign * 100, -2), (sign * 96, -4), (sign * 92, -2)]
+        half = [(80 + 0.8 * f, 84 + 0.8 * f), (78 + 0.8 * f, 86 + 0.8 * f), (72 + 0.6 * f, 84 + 0.6 * f)]
+        leg = column([-160, -110, -60], [c for c in centre], [h for h in half], power=2.2)
+        legs.append(intersection(leg, half_space((0, 0, -10), (0, 0, 1))))
+    parts = [trunk, *legs]
+    if male:
+        parts += [ellipsoid((0, 72, -110), (38, 26, 34)), tube([(0, 70, -70), (0, 98, -78), (0, 104, -105)], 16)]
+    return union(*parts, blend_mm=22)
+
+
+def _wall() -> list[Structure]:
+    """The muscles of the belly and the cavity they close, above the symphysis."""
+    outer = intersection(
+        column([0, 40, 90, 160], [(0, 20), (0, 2), (0, -4), (0, -6)], [(70, 56), (112, 80), (132, 90), (144, 96)], 2.4),
+        half_space((0, 66, -18), (0, 0.3, -1)),
+        half_space((0, -42, 0), (0, -1, 0)),
+    )
+    inner = grown(outer, -10.0)
+    seam = half_space((0, 58, 0), (0, -1, 0))
+    corners = [(-150, -60, -30), (150, 105, 175)]
+    alba = intersection(difference(outer, inner), ellipsoid((0, 85, 80), (2.5, 60, 160)), seam)
+    septum = grown(outer, -4.5)
+    sheet = difference(grown(outer, -4.0), septum)
+    lateral = difference(sheet, ellipsoid((0, 90, 80), (70, 60, 200)))
+    return [
+        solid("belly_wall", "muscle", difference(outer, grown(inner, 0.0)), corners),
+        solid("belly_septum", "fat", lateral, corners),
+        solid("linea_alba", "ligament", alba, corners),
+        solid("belly", "fat", inner, corners),
+    ]
+
+
+def _implant() -> list[Structure]:
+    head = ellipsoid((90, 0, 0), (16, 16, 16))
+    stem = tube([(90, 0, 0), (122, -7, -32), (117, -4, -80), (111, 2, -140)], [7, 8, 6.5, 4.5])
+    cup = difference(ellipsoid((90, 0, 0), (27, 27, 27)), ellipsoid((90, 0, 0), (23, 23, 23)))
+    socket = intersection(cup, half_space((97, 4, -6), (0.8, 0.35, -0.5)))
+    path = [(62, -30, -145), (150, 30, 30)]
+    return [solid("implant_right", "metal", union(head, stem, socket), path)]

@@ -1,0 +1,203 @@
+"""Batches of slices or volumes from a split's packed file, in an order that depends on the seed and the step alone."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalign.errors import DataError
+from modalign.seeds import generator
+
+Batch = dict[str, Tensor]
+"""What a step learns from: `fixed` and `moving`, and masks if asked for, (B, 1, *S), float32."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How batches are drawn from the packed cases.
+
+    Attributes:
+        dimension: 2 takes axial slices (the last axis), 3 takes volumes.
+        batch: how many of them make a batch.
+        crop: size in voxels of random crops, one number per axis; images that are smaller are padded. None takes whole
+            images; images of different sizes are padded to the largest in the batch.
+        masks: also read `fixed_mask` and `moving_mask`; ones where a case has none.
+        paired: False draws the moving images independently of the fixed ones, for unpaired translation.
+        flips: mirror pairs at random along each in-plane axis.
+    """
+
+    dimension: Literal[2, 3] | int
+    batch: int = 1
+    crop: tuple[int, ...] | None = None
+    masks: bool = False
+    paired: bool = True
+    flips: bool = False
+
+
+class PackedCases:
+    """Batches from ``<split>.h5``; every batch is a function of (seed, step), so nothing has to be remembered.
+
+    The uncompressed arrays are memory-mapped; in 2D they are copied once to slice-first order if they fit into
+    `memory_mib`, because a single axial slice lies scattered over the whole file.
+
+    Args:
+        path: the packed split, see :meth:`modalign.cases.CaseStore.pack`.
+        sampling: what to draw.
+        seed: seeds order, crops and flips.
+        purpose: words that tell this stream of random numbers from others, such as the data set and the method.
+        fixed_path: another packed file whose `fixed` images take the place of this one's, such as their translations.
+        memory_mib: how much may be copied into memory.
+
+    Raises:
+        DataError: the file is missing, compressed or empty, or a case's images differ in shape.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sampling: Sampling,
+        seed: int = 0,
+        purpose: tuple[str, ...] = (),
+        fixed_path: Path | None = None,
+        memory_mib: float = 4096,
+    ):
+        self.sampling, self.seed, self.purpose = sampling, seed, purpose
+        parts = ["fixed", "moving", *(["fixed_mask", "moving_mask"] if sampling.masks else [])]
+        arrays = _map_arrays(path, parts)
+        if fixed_path is not None:
+            translated = _map_arrays(fixed_path, ["fixed"])
+            arrays = {case: {**found, "fixed": translated[case]["fixed"]} for case, found in arrays.items()}
+        _check(path, arrays)
+        self.images: dict[str, list[np.ndarray]] = {part: [] for part in parts}
+        megabytes = sum(a.nbytes for found in arrays.values() for a in found.values()) / 2**20
+        for found in arrays.values():
+            for part in parts:
+                array = found.get(part)
+                if array is None:
+                    array = np.broadcast_to(np.uint8(1), found["fixed"].shape)
+                if sampling.dimension == 2:
+                    array = np.moveaxis(array, -1, 0)
+                    self.images[part].extend(np.ascontiguousarray(array) if megabytes <= memory_mib else array)
+                else:
+                    self.images[part].append(np.array(array) if megabytes <= memory_mib else array)
+
+    def __len__(self) -> int:
+        return len(self.images["fixed"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in which every image comes up once; the last one is filled up from the next epoch."""
+        return -(-len(self) // self.sampling.batch)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        numbers = range(step * self.sampling.batch, (step + 1) * self.sampling.batch)
+        fixed = [self._order("order", n // len(self))[n % len(self)] for n in numbers]
+        moving = fixed
+        if not self.sampling.paired:
+            moving = [self._order("moving order", n // len(self))[n % len(self)] for n in numbers]
+        random = generator(self.seed, *self.purpose, "crops and flips", str(step))
+        return self._collate(fixed, moving, random)
+
+    def in_order(self, first: int, last: int) -> Batch:
+        """Images number `first` to `last - 1` as they are, whole and unflipped."""
+        numbers = list(range(first, min(last, len(self))))
+        return self._collate(numbers, numbers, None)
+
+    def limits(self, part: str, low: float = 0.1, high: float = 99.9) -> tuple[float, float]:
+        """Two percentiles of the intensities of `part`, over about a million voxels."""
+        stride = max(1, sum(image.size for image in self.images[part]) // 1_000_000)
+        sample = np.concatenate([image.ravel()[::stride] for image in self.images[part]])
+        lowest, highest = np.percentile(sample, [low, high])
+        return float(lowest), float(max(highest, lowest + 1e-6))
+
+    def _order(self, name: str, epoch: int) -> np.ndarray:
+        return _permutation(len(self), self.seed, *self.purpose, name, str(epoch))
+
+    def _collate(self, fixed: list[int], moving: list[int], random: np.random.Generator | None) -> Batch:
+        picked = {
+            part: [images[i] for i in (moving if part.startswith("moving") else fixed)]
+            for part, images in self.images.items()
+        }
+        shape = np.max([image.shape for images in picked.values() for image in images], axis=0)
+        crop = self.sampling.crop if random is not None else None
+        if crop is not None:
+            shape = np.array(crop)
+        result = {part: np.empty((len(fixed), 1, *shape), np.float32) for part in picked}
+        for row in range(len(fixed)):
+            place = np.zeros(len(shape)) if crop is None or random is None else random.random(len(shape))
+            mirror = random.random(2) < 0.5 if random is not None and self.sampling.flips else np.zeros(2, bool)
+            axes = tuple(np.flatnonzero(mirror))
+            for part, images in picked.items():
+                cut = _cut(images[row], shape, place)
+                result[part][row, 0] = np.flip(cut, axes) if axes else cut
+        return {part: torch.from_numpy(array) for part, array in result.items()}
+
+
+@lru_cache(maxsize=8)
+def _permutation(count: int, seed: int, *purpose: str) -> np.ndarray:
+    return generator(seed, *purpose).permutation(count)
+
+
+def data_digest(*paths: Path) -> str:
+    """A digest of packed files: their sizes, and 64 evenly spaced blocks of 64 KiB of each.
+
+    Reading all of a large file would take longer than the first hundred steps; preparing a data set differently changes
+    intensities all over the file.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            for block in range(64):
+                file.seek(block * max(size - 65536, 0) // 63)
+                digest.update(file.read(65536))
+    return digest.hexdigest()
+
+
+def _map_arrays(path: Path, parts: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: prepare the data set again, or give it cases in this split")
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    with h5py.File(path, "r") as file:
+        for case, group in file.items():
+            arrays[case] = {}
+            for part in parts:
+                if part not in group:
+                    continue
+                dataset = group[part]
+                offset = dataset.id.get_offset()
+                if dataset.chunks is not None or offset is None:
+                    raise DataError(f"{path}: {case}/{part} is stored in chunks; pack it contiguous and uncompressed")
+                arrays[case][part] = np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+    if not arrays:
+        raise DataError(f"{path} holds no cases: the split is empty")
+    return arrays
+
+
+def _check(path: Path, arrays: dict[str, dict[str, np.ndarray]]) -> None:
+    for case, found in arrays.items():
+        missing = {"fixed", "moving"} - set(found)
+        if missing:
+            raise DataError(f"{path}: case {case} has no {' and no '.join(sorted(missing))} image")
+        shapes = {part: array.shape for part, array in found.items()}
+        if len(set(shapes.values())) > 1:
+            raise DataError(f"{path}: the images of case {case} differ in shape: {shapes}; resample them to one grid")
+
+
+def _cut(image: np.ndarray, shape: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Crop to `shape`, at `place` (0 to 1) of the room there is; what is too small is padded by its minimum."""
+    room = np.array(image.shape) - shape
+    starts = np.floor(np.clip(room + 1, 0, None) * place).astype(int).clip(0, np.clip(room, 0, None))
+    cut = image[tuple(slice(s, s + n) for s, n in zip(starts, shape, strict=True))]
+    if cut.shape == tuple(shape):
+        return cut
+    padding = [(0, n - c) for n, c in zip(shape, cut.shape, strict=True)]
+    return np.pad(cut, padding, constant_values=image.min())

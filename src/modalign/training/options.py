@@ -1,0 +1,54 @@
+"""The settings of a training that every learned method shares."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from modalign.methods.base import MethodOptions
+
+
+class TrainingOptions(MethodOptions):
+    """How long and how fast to learn. Methods add their own options to these."""
+
+    steps: int | None = Field(None, ge=1, description="budget in optimiser steps; give this or epochs")
+    epochs: float | None = Field(None, gt=0, description="budget in passes over the training split; give this or steps")
+    batch: int = Field(1, ge=1, description="slices (2D) or volumes (3D) per step and device")
+    learning_rate: float = Field(1e-4, gt=0, description="step size at the start")
+    optimiser: Literal["adam", "adamw"] = Field("adam", description="Adam, or AdamW (decoupled weight decay)")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates of the two moments")
+    weight_decay: float = Field(0.0, ge=0, description="pull towards zero weights")
+    schedule: Literal["constant", "multistep", "linear", "polynomial"] = Field(
+        "constant",
+        description="learning rate: constant; multistep = times 0.1 at each milestone; linear = constant for the first "
+        "half, then straight to 0; polynomial = (1 - t)^0.9",
+    )
+    milestones: tuple[float, ...] = Field((20, 30), description="epochs at which `multistep` drops the learning rate")
+    clip: float | None = Field(None, gt=0, description="largest gradient norm of each network; null = no clipping")
+    validate_every: int = Field(
+        0, ge=0, description="steps between validations, of which the best weights are kept; 0 = twenty times in all"
+    )
+    checkpoint_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 = after every step")
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = Field("32", description="number format, mixed on cuda only")
+    devices: int = Field(1, ge=1, description="how many GPUs of this machine share the batch; on a CPU, 1")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TrainingOptions":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give the training budget either in steps or in epochs")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The budget in optimiser steps."""
+        return self.steps if self.steps is not None else max(1, round((self.epochs or 0) * steps_per_epoch))
+
+    def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        done = step / self.total_steps(steps_per_epoch)
+        if self.schedule == "multistep":
+            passed = sum(step >= milestone * steps_per_epoch for milestone in self.milestones)
+            return self.learning_rate * 0.1**passed
+        if self.schedule == "linear":
+            return self.learning_rate * min(1.0, 2 * (1 - done))
+        if self.schedule == "polynomial":
+            return self.learning_rate * (1 - done) ** 0.9
+        return self.learning_rate

@@ -1,0 +1,55 @@
+"""The code digest follows imports and ignores what changes no result."""
+
+import pytest
+
+from modalign import digest
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    (tmp_path / "methods").mkdir()
+    files = {
+        "methods/__init__.py": "",
+        "methods/mine.py": "from modalign.tools import double\ndef align():\n    from modalign.late import x\n    return double(x)\n",
+        "tools.py": 'def double(v):\n    """Twice."""\n    return 2 * v\n',
+        "late.py": "x = 1\n",
+        "other.py": "y = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(digest, "PACKAGE", tmp_path)
+    _forget()
+    yield tmp_path
+    _forget()
+
+
+def _forget():
+    for cached in (digest._tree, digest._fingerprint, digest._imports):
+        cached.cache_clear()
+
+
+def _digest():
+    _forget()
+    return digest.code_digest("modalign.methods.mine")
+
+
+@pytest.mark.parametrize("name", ["methods/mine.py", "tools.py", "late.py"])
+def test_an_edit_of_any_used_module_counts(package, name):
+    before = _digest()
+    path = package / name
+    path.write_text(path.read_text() + "z = 3\n")
+    assert _digest() != before
+
+
+def test_comments_docstrings_and_unused_modules_do_not_count(package):
+    before = _digest()
+    (package / "tools.py").write_text('# why\ndef double(v):\n    """Two times."""\n\n    return (2 * v)\n')
+    (package / "other.py").write_text("y = 2\n")
+    assert _digest() == before
+
+
+def test_a_package_entry_takes_all_its_modules(package):
+    before = digest.code_digest("modalign.methods.*")
+    (package / "methods" / "new.py").write_text("a = 1\n")
+    _forget()
+    assert digest.code_digest("modalign.methods.*") != before
