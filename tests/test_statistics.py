@@ -76,7 +76,7 @@ class TestReading:
 
     def test_same_file_twice(self, tmp_path) -> None:
         path = self.write(tmp_path / "seed0.tsv", [COLUMNS, ["d", "m", 0, "a", 0, "", "gc", 1]])
-        with pytest.raises(DataError, match="same value twice.*case a"):
+        with pytest.raises(DataError, match=r"same value twice.*case a"):
             statistics.read_metrics([path, path])
 
 
@@ -189,7 +189,7 @@ class TestRanks:
         assert statistics.nemenyi_critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
 
     def test_friedman_by_formula(self, rng) -> None:
-        scores = rng.normal(size=(12, 4)) + [0, 0, 0.5, 1]
+        scores = rng.normal(size=(12, 4)) + np.array([0, 0, 0.5, 1])
         ranks = statistics.average_ranks(scores)
         chi2 = 12 * 12 / (4 * 5) * (np.sum(ranks**2) - 4 * 25 / 4)
         from scipy.stats import chi2 as distribution

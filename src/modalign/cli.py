@@ -173,13 +173,14 @@ def align_cases(
     spec: Json,
     out: Annotated[Path, typer.Option(help="Folder for the alignments and run-*.json.")],
     model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
+    splits: Annotated[str, typer.Option(help="Splits to align, separated by commas.")] = "test",
     shard: Annotated[str, typer.Option(help="i-of-n: align every n-th case, from the i-th on.")] = "1-of-1",
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 1,
     minutes: Minutes = None,
 ) -> None:
-    """Align the test cases of a store."""
+    """Align the cases of a store."""
     from modalign.runs import align_job
 
     index_text, count_text = shard.split("-of-")
@@ -191,6 +192,7 @@ def align_cases(
         model=model,
         device=device,
         threads=threads,
+        splits=splits.split(","),
         shard=(int(index_text), int(count_text)),
         minutes=minutes,
     )

@@ -91,8 +91,22 @@ class Plan:
     def table_cells(self, paper: str, number: int) -> list[Cell]:
         """The cells that a table shows, as far as they are in the run."""
         table = paper_tables.tables(paper)[number]
-        wanted = set(paper_tables.table_cells(table, set(self.variants), set(self.datasets), self.extra_methods))
+        columns = {column.dataset: column for _, _, column in table.cells()}
+        wanted = {(column.dataset, row.variant(column)) for _, row, column in table.cells()}
+        wanted |= {(dataset, name) for dataset in columns for name in self.table_extras(paper, number)}
         return sorted(wanted & self.cells)
+
+    def table_extras(self, paper: str, number: int) -> list[str]:
+        """The methods beyond the paper that join a table."""
+        table = paper_tables.tables(paper)[number]
+        if not table.extras:
+            return []
+        datasets = {column.dataset for _, _, column in table.cells()}
+        return sorted({name for dataset in datasets for name in self.extra_methods.get(dataset, ())})
+
+    def splits(self, dataset: str) -> list[str]:
+        """The splits of a data set that are aligned and measured: test, and validation if a table reports on it."""
+        return sorted(paper_tables.splits_for(dataset, self.papers) | {"test"})
 
 
 def make_plan(config: Mapping[str, Any]) -> Plan:
@@ -112,7 +126,8 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     extra = _extra_methods(config, variants)
     cells: set[Cell] = set()
     for paper in config["papers"]:
-        cells |= set(paper_tables.cells(paper, set(variants), set(all_datasets), extra))
+        for dataset in all_datasets:
+            cells |= paper_tables.cells(paper, variants, {dataset}, extra[dataset])
     used = {dataset for dataset, _ in cells} | set(config.get("extra_datasets", ()))
     cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
     for dataset, variant_name in sorted(cells):

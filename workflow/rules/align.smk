@@ -22,6 +22,7 @@ rule align_cases:
         runtime=240,
     params:
         store=subpath(input.cases[0], parent=True),
+        splits=lambda wildcards: ",".join(PLAN.splits(wildcards.dataset)),
         out=subpath(output[0], parent=True),
         spec=spec_argument,
         model=model_option,
@@ -32,5 +33,5 @@ rule align_cases:
         ),
     shell:
         "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} "
-        "--shard {wildcards.shard} --seed {wildcards.seed} --device {params.device} --threads {threads} "
+        "--splits {params.splits} --shard {wildcards.shard} --seed {wildcards.seed} --device {params.device} --threads {threads} "
         "{params.limit} > {log:q} 2>&1"

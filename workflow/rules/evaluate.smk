@@ -17,11 +17,12 @@ rule measure_cases:
         runtime=240,
     params:
         store=subpath(input.cases[0], parent=True),
+        splits=lambda wildcards: ",".join(PLAN.splits(wildcards.dataset)),
         measures=lambda wildcards: ",".join(PLAN.measures(wildcards.dataset)),
         options=lambda wildcards: as_argument(measure_options(wildcards.dataset)),
         features=as_argument(config["features"]),
         code=code_digest("modalign.metrics.*"),
     shell:
         "python -m modalign measure {params.store:q} {input.runs:q} --method {wildcards.method} "
-        "--seed {wildcards.seed} --measures {params.measures} --options {params.options} "
+        "--seed {wildcards.seed} --splits {params.splits} --measures {params.measures} --options {params.options} "
         "--features {params.features} --out {output.table:q} --workers {threads} > {log:q} 2>&1"

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modalign.errors import ConfigError, DataError
-from modalign.volumes import ITK_SUFFIXES, NIFTI_SUFFIXES
 
 Modality = Literal["mr", "ct", "cbct", "t1", "t2", "pd", "flair", "us"]
 LabelFiles = Path | tuple[tuple[str, Path], ...]
@@ -18,7 +17,6 @@ LabelFiles = Path | tuple[tuple[str, Path], ...]
 
 TRUTH_FOLDER = "modalign-truth"
 PHANTOM_FILE = "modalign-phantom.json"
-IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,9 @@ class Reader:
 
 def image_file(stem: Path) -> Path:
     """The scan `stem` with whichever suffix it has; with .nii.gz if it doesn't exist."""
-    for suffix in IMAGE_SUFFIXES:
+    from modalign.volumes import ITK_SUFFIXES, NIFTI_SUFFIXES
+
+    for suffix in (*NIFTI_SUFFIXES, *ITK_SUFFIXES):
         path = stem.with_name(stem.name + suffix)
         if path.is_file():
             return path

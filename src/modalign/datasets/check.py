@@ -170,7 +170,7 @@ def _contours(files: LabelFiles, grid: Grid, labels: dict[int, str], found: Find
     if not isinstance(files, Path):
         labels = labels or {i: name for i, (name, _) in enumerate(files, start=1)}
     try:
-        values = {int(v) for v in np.unique(read_labels(files, grid, labels).data)} - {0}
+        values = _values(read_labels(files, grid, labels).data) - {0}
     except DataError as error:
         found.problems.append(str(error))
         return
@@ -181,6 +181,13 @@ def _contours(files: LabelFiles, grid: Grid, labels: dict[int, str], found: Find
         found.problems.append(f"{files} has the values {unknown}, and the labels are {known}: correct one of them")
     if not values:
         found.notes.append(f"the labels of {found.case.case} are empty: {files}")
+
+
+def _values(labels: np.ndarray) -> set[int]:
+    present = np.zeros(int(labels.max()) + 1, dtype=bool)
+    for z in range(labels.shape[2]):  # slice by slice, as indexing widens small integers to 8 bytes
+        present[labels[:, :, z]] = True
+    return set(np.flatnonzero(present).tolist())
 
 
 def _field(path: Path, grid: Grid, found: Findings) -> None:

@@ -21,12 +21,15 @@ from modalign.errors import DataError
 from modalign.files import read_json, write_json, write_text
 
 DOWNLOADS = ".downloads"
-STAMP = ".modalign-fetched.json"
+STAMP = "modalign-download.json"
 ATTEMPTS = 5
 """How often in a row a transfer may fail without bringing a byte."""
 PAUSE_S = 2.0
 TIMEOUT_S = 60.0
 _CHUNK_BYTES = 1 << 20
+_LOGGED_BYTES = 100_000_000
+_LASTING = (400, 401, 403, 404, 410)
+"""HTTP statuses that asking again doesn't change."""
 # Some servers (Nextcloud) answer only what looks like a browser.
 _AGENT = "Mozilla/5.0 (compatible; modalign)"
 
@@ -90,8 +93,11 @@ def download(file: RemoteFile, folder: Path) -> Path:
 
 
 def _transfer_with_retries(file: RemoteFile, part: Path) -> None:
-    failures, errors = 0, []
+    failures = 0
+    errors: list[str] = []
+    logger.info("downloading %s", file.name + (f" ({size_words(file.size_bytes)})" if file.size_bytes else ""))
     while True:
+        lasting = True
         before = part.stat().st_size if part.is_file() else 0
         for url in file.urls:
             try:
@@ -99,9 +105,10 @@ def _transfer_with_retries(file: RemoteFile, part: Path) -> None:
                 return
             except (OSError, HTTPException) as error:
                 errors.append(f"{url}: {error}")
+                lasting = lasting and isinstance(error, urllib.error.HTTPError) and error.code in _LASTING
         after = part.stat().st_size if part.is_file() else 0
         failures = 0 if after > before else failures + 1
-        if failures >= ATTEMPTS:
+        if failures >= ATTEMPTS or lasting:
             raise DataError(
                 f"{file.name} can't be downloaded ({errors[-1]}). Run the same command again later, it continues where "
                 f"it stopped; or get the file with a browser and put it at {part.with_name(file.name)}"
@@ -229,9 +236,9 @@ def _check_can_be_cut(archive: Archive, file: RemoteFile) -> None:
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar in bytes on stderr, silent when that isn't a terminal."""
+    """A progress bar in bytes on stderr; lines in the log, for what is large, when that isn't a terminal."""
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield _logged(title, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -240,3 +247,16 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def _logged(title: str, total: int | None) -> Callable[[int], None]:
+    done = tenths = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, tenths
+        done += count
+        if total and total > _LOGGED_BYTES and done * 10 // total > tenths:
+            tenths = done * 10 // total
+            logger.info("%s: %d %% of %s", title, 10 * tenths, size_words(total))
+
+    return advance

@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def index_dataset(
     Args:
         dataset: what the configuration calls it.
         reader: which layout it has, see :data:`modalign.datasets.READERS`.
-        folder: where it lies; nothing is written there.
+        folder: where it lies, or the CSV file of the reader `pairs`; nothing is written there.
         out: folder of the index. Paths in ``cases.tsv`` are relative to `folder`, or absolute if they lie elsewhere;
             stacks of masks are flattened into ``out/labels``.
         options: of the reader.
@@ -60,11 +62,15 @@ def index_dataset(
             Then nothing is written, and an earlier index is left as it was.
     """
     layout_reader = reader_called(reader)
-    parsed = layout_reader.parse(options)
     folder, out = Path(folder).absolute(), Path(out).absolute()
+    if folder.is_file() and "csv" in layout_reader.options.model_fields:
+        options, folder = {**options, "csv": folder.name}, folder.parent
+    parsed = layout_reader.parse(options)
     key = layout_reader.archive(parsed)
-    if not folder.is_dir():
-        raise DataError(describe_missing(key, folder) if key else f"{folder} does not exist: create it, or set another")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise DataError(
+            describe_missing(key, folder) if key else f"{folder} is not there, or empty: set another folder"
+        )
     if unfinished(folder):
         raise DataError(f"the download of {key} into {folder} was not finished: fetch it again, it continues")
     phantom = _phantom(folder, key)
@@ -85,7 +91,7 @@ def index_dataset(
     drawn = draw_split(cases, split, seed, dataset, max_cases, folder)
     used = [case for case in cases if case.case in drawn.of_case]
     check = partial(check_case, layout=layout, labels=labels, frames=parsed.frames)
-    findings = list(_mapped(check, used, workers))
+    findings = list(_shown(_mapped(check, used, workers), f"checking {dataset}", len(used)))
     problems = [problem for found in findings for problem in found.problems] + _twice(findings)
     if problems:
         raise DataError(_listed(dataset, folder, problems))
@@ -161,7 +167,7 @@ def _complete(cases: Sequence[CaseFiles], incomplete: str) -> tuple[list[CaseFil
     left_out = sorted({case.case for case in cases} - {case.case for case in whole})
     if not whole:
         raise DataError(f"no case has both scans; {cases[0].case} lacks {_lacking(cases[0])}")
-    return whole, [f"{len(left_out)} cases lack a scan and are left out: {', '.join(left_out)}"] if left_out else []
+    return whole, [f"Left out, for lack of one of the scans: {', '.join(left_out)}."] if left_out else []
 
 
 def _lacking(case: CaseFiles) -> str:
@@ -189,8 +195,18 @@ def _mapped(check: partial[Findings], cases: Sequence[CaseFiles], workers: int) 
     if workers <= 1 or len(cases) < 2:
         yield from map(check, cases)
         return
-    with ProcessPoolExecutor(min(workers, len(cases))) as pool:
+    # Spawned, since forking a process that has already started threads can hang.
+    with ProcessPoolExecutor(min(workers, len(cases)), mp_context=get_context("spawn")) as pool:
         yield from pool.map(check, cases)
+
+
+def _shown(findings: Iterator[Findings], title: str, total: int) -> Iterable[Findings]:
+    if not sys.stderr.isatty():
+        return findings
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(findings, title, total, console=Console(stderr=True))
 
 
 def _twice(findings: Sequence[Findings]) -> list[str]:
@@ -223,7 +239,7 @@ def _provenance(source: Archive | None, phantom: dict[str, Any] | None, options:
     if phantom:
         imitated = f", in the layout of {source.dataset}" if source else ""
         return {
-            "licence": "as modalign",
+            "licence": "Apache-2.0, as modalign",
             "citation": f"modalign phantom{imitated}; not patient data",
             "access": "phantom",
         }

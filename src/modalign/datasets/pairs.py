@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from modalign.cases import SPLITS
 from modalign.datasets.base import CaseFiles, Modality, Reader, ReaderOptions
 from modalign.errors import DataError
 
@@ -61,6 +60,8 @@ def _delimiter(text: str) -> str:
 
 
 def _check(path: Path, rows: list[dict[str, str]], text: str, delimiter: str) -> None:
+    from modalign.cases import SPLITS
+
     header = next(csv.reader(text.splitlines(), delimiter=delimiter), [])
     problems = [f"there is no column {name!r}" for name in _NEEDED if name not in header]
     unknown = [name for name in header if name not in _COLUMNS]

@@ -90,13 +90,18 @@ def archive(name: str) -> Archive:
 
 def describe_missing(name: str, folder: Path) -> str:
     """What to do to have an archive's data: address, files and sizes, licence, and the line for config.yaml."""
+    from modalign.phantoms.archives import ARCHIVES as phantoms
+
+    if name not in registry():
+        return f"The scans of {name} are not in {folder}. Name the right folder in config.yaml: {_source(name, '...')}"
     entry = archive(name)
     lines = [f"The data of {name} (version {entry.version}, {entry.source}) is not in {folder}."]
     if entry.access == "open":
-        lines.append(
-            f"It is open: `modalign fetch {name} --accept-licence` downloads it, "
-            "or set `source: download` and `accept_licence: true` in the configuration."
-        )
+        lines += [
+            f"It is open: `modalign fetch {name} --out {folder} --accept-licence` downloads it, as does this in "
+            "config.yaml:",
+            f"  {_source(name, 'download, accept_licence: true')}",
+        ]
     else:
         how = {
             "registration": "after registration",
@@ -112,12 +117,17 @@ def describe_missing(name: str, folder: Path) -> str:
     lines += [
         f"Licence: {entry.licence}",
         f"Cite: {entry.citation}",
-        f"Unpack it into a folder, for example {folder}, and name that folder in config.yaml, under the data set:",
-        f"  source: {folder}",
-        "Or try everything without it, on the built-in phantom of the same layout:",
-        "  source: phantom",
+        "Unpack it into a folder, for example this one, and name it in config.yaml:",
+        f"  {_source(name, folder)}",
     ]
+    if name in phantoms:
+        lines += ["Or try everything without it, on the built-in phantom of the same layout:"]
+        lines += [f"  {_source(name, 'phantom')}"]
     return "\n".join(lines)
+
+
+def _source(name: str, source: object) -> str:
+    return f"archives: {{{name}: {{source: {source}}}}}"
 
 
 def size_words(size_bytes: int) -> str:

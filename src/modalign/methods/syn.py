@@ -56,7 +56,9 @@ class SyN(Method):
             "comparison in the Locor paper; cao: antspyx's SyN as it is, because that paper names MI and no setting",
         )
         step: float | None = Field(None, gt=0, description="gradient step of SyN, in voxels")
-        update_variance: float | None = Field(None, ge=0, description="Gaussian smoothing of the update, voxels squared")
+        update_variance: float | None = Field(
+            None, ge=0, description="Gaussian smoothing of the update, voxels squared"
+        )
         total_variance: float | None = Field(None, ge=0, description="Gaussian smoothing of the field, voxels squared")
         iterations: tuple[int, ...] | None = Field(None, description="SyN iterations per level, coarse to fine")
         bins: int = Field(32, ge=8, description="histogram bins of the mutual information")

@@ -227,7 +227,7 @@ MEASURES: dict[str, Measure] = {m.name: m for m in _ALL}
 """Every measure by name. ``fid``, ``kid`` and ``lpips`` are published measures only with pretrained features."""
 
 
-def measure(name: str) -> Measure:
+def measure_by_name(name: str) -> Measure:
     """The measure called `name`; ``fid_random`` and the like are the same measures with random features.
 
     Raises:
@@ -239,5 +239,5 @@ def measure(name: str) -> Measure:
     if plain and plain.features:
         return dataclasses.replace(plain, name=name, label=f"{plain.label} (random features)")
     close = difflib.get_close_matches(name, MEASURES, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f": did you mean {close[0]!r}?" if close else "."
     raise ConfigError(f"there is no measure {name!r}{hint} The measures are: {', '.join(MEASURES)}")

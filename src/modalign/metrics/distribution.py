@@ -31,7 +31,9 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def _covariance_root(features: np.ndarray) -> np.ndarray:
     """R with ``cov(features) = R^T R``, at most d rows."""
     centred = (features - features.mean(0, dtype=np.float64)) / np.sqrt(len(features) - 1)
-    return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")
+    if len(centred) <= centred.shape[1]:
+        return centred
+    return np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def kernel_distance(
@@ -56,7 +58,9 @@ def kernel_distance(
         ConfigError: a subset of fewer than 2, or no subsets.
     """
     if subset_size < 2 or subsets < 1:
-        raise ConfigError(f"kid needs subset_size of 2 or more and at least one subset, not {subset_size} and {subsets}")
+        raise ConfigError(
+            f"kid needs subset_size of 2 or more and at least one subset, not {subset_size} and {subsets}"
+        )
     size = min(subset_size, len(real), len(fake))
     if size < 2:
         return float("nan"), float("nan")

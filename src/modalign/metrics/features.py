@@ -6,7 +6,9 @@ whatever is computed from them is named ``fid_random``, ``kid_random``, ``lpips_
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -160,21 +162,22 @@ class FeatureSource:
 
     @cached_property
     def _inception(self) -> "torch.nn.Module":
-        network = _inception_network()
+        import torch
+
+        with _own_random_state():
+            network = _inception_network()
         if self.kind == "random":
             _randomise(network, derive_seed(self.seed, "features", "inception"))
         else:
             network.load_state_dict(self._read("inception"))
-        network.fc = _torch_nn().Identity()
+        network.fc = torch.nn.Identity()
         return network.eval().to(self.device)
 
     def _lpips(self, net: str) -> Any:
         if net not in ("alexnet", "vgg16"):
             raise ConfigError(f"lpips has no net {net!r}; write 'alexnet' or 'vgg16'")
         if net not in self._networks:
-            import lpips
-
-            network = lpips.LPIPS(net={"alexnet": "alex", "vgg16": "vgg"}[net], pnet_rand=True, verbose=False)
+            network = _lpips_network(net)
             if self.kind == "random":
                 _randomise(network.net, derive_seed(self.seed, "features", net))
             else:
@@ -208,14 +211,26 @@ class FeatureSource:
             weights = f"random {self.seed}" if self.kind == "random" or not path else sha256(path)
             self._digests["inception"] = f"{weights} {self.size} {self.device}"
         digest = hashlib.sha256(f"{self._digests['inception']} {slices.shape}".encode())
-        digest.update(np.ascontiguousarray(slices))
+        digest.update(np.ascontiguousarray(slices).tobytes())
         return digest.hexdigest()
 
 
-def _torch_nn() -> Any:
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Building a network draws initial weights from PyTorch's global generator; leave that as it was."""
     import torch
 
-    return torch.nn
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _lpips_network(net: str) -> Any:
+    """The LPIPS network with the trained linear layers of the lpips package; its trunk has no weights yet."""
+    import lpips
+
+    with _own_random_state(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision in a deprecated way
+        return lpips.LPIPS(net={"alexnet": "alex", "vgg16": "vgg"}[net], pnet_rand=True, verbose=False)
 
 
 def _inception_network() -> Any:
@@ -226,7 +241,7 @@ def _inception_network() -> Any:
     from pytorch_fid import inception as fid
     from torchvision.models import inception_v3
 
-    network = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+    network: Any = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
     network.Mixed_5b = fid.FIDInceptionA(192, pool_features=32)
     network.Mixed_5c = fid.FIDInceptionA(256, pool_features=64)
     network.Mixed_5d = fid.FIDInceptionA(288, pool_features=64)

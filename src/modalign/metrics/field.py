@@ -94,9 +94,7 @@ def grad_phi_l2(field: np.ndarray, dimension: int) -> float:
 def _determinants(pair: Pair, region: str) -> np.ndarray:
     if "determinant" not in pair.memory:
         pair.memory["determinant"] = jacobian_determinant(_field(pair))
-    determinant = pair.memory["determinant"]
-    assert isinstance(determinant, np.ndarray)
-    return determinant[pair.inside(region)]
+    return pair.memory["determinant"][pair.inside(region)]
 
 
 def _field(pair: Pair) -> np.ndarray:

@@ -19,7 +19,7 @@ def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
 
 
 def ssim(image: np.ndarray, truth: np.ndarray, data_range: float, window: str = "gaussian") -> float:
-    """Structural similarity of two slices (H, W): the mean of the map where the window fits (Wang et al. 2004, Eq. 13).
+    """Structural similarity of two slices (H, W), the mean of its map (Wang et al. 2004, Eq. 13).
 
     Range -1 to 1, higher is better; matching even background counts as 1.
 
@@ -27,8 +27,9 @@ def ssim(image: np.ndarray, truth: np.ndarray, data_range: float, window: str = 
         image: slice (H, W).
         truth: slice (H, W).
         data_range: the L in ``C1 = (0.01 L)^2, C2 = (0.03 L)^2``.
-        window: ``gaussian``, 11 x 11 with sd 1.5 and biased variances, as torchmetrics; or ``uniform``, 7 x 7 with
-            unbiased variances, as scikit-image's default, which the RegGAN code uses.
+        window: ``gaussian``, 11 x 11 with sd 1.5 and biased variances, over the whole slice with a mirrored border, as
+            torchmetrics; or ``uniform``, 7 x 7 with unbiased variances, where it fits into the slice, as scikit-image's
+            default, which the RegGAN code uses.
 
     Raises:
         ConfigError: the window is neither.
@@ -43,7 +44,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, data_range: float, window: str = 
     def local(values: np.ndarray) -> np.ndarray:
         if window == "uniform":
             return ndi.uniform_filter(values, size)
-        return ndi.gaussian_filter(values, 1.5, radius=size // 2)
+        return ndi.gaussian_filter(values, 1.5, radius=size // 2, mode="mirror")
 
     mean_x, mean_y = local(x), local(y)
     correction = 1.0 if window == "gaussian" else size**2 / (size**2 - 1)
@@ -53,8 +54,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, data_range: float, window: str = 
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
-    border = size // 2
-    inner = slice(border, -border)
+    inner = slice(size // 2, -(size // 2)) if window == "uniform" else slice(None)
     return float((luminance * structure)[inner, inner].mean())
 
 

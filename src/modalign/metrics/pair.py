@@ -1,9 +1,10 @@
 """What a measure sees of one case: the scans, the truth, the alignment, and what several measures share."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage as ndi
@@ -34,21 +35,21 @@ class Pair:
         structures: name of every label value.
         modalities: of fixed and of moving, such as ``("mr", "ct")``.
         remarks: what the reader of a value has to know; measures add to it.
+        memory: intermediate results that several measures share.
     """
 
     case: Case
     image: np.ndarray
     field: np.ndarray | None = None
-    structures: Mapping[int, str] = field(default_factory=dict)
+    structures: Mapping[int, str] = dataclasses.field(default_factory=dict)
     modalities: tuple[str, str] = ("", "")
-    remarks: set[str] = field(default_factory=set)
+    remarks: set[str] = dataclasses.field(default_factory=set)
+    memory: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image.shape != self.case.grid.shape:
             problem = f"has shape {self.image.shape}, its fixed image {self.case.grid.shape}"
             raise DataError(f"the aligned image of case {self.case.id} {problem}: align the case again")
-        self.labels = cache(self._labels)  # type: ignore[method-assign]
-        self.memory: dict[object, object] = {}
 
     @property
     def has(self) -> frozenset[str]:
@@ -111,7 +112,7 @@ class Pair:
         assert labels is not None
         return sampling_positions(self.field, self.case.grid, labels.grid)
 
-    def _labels(self, interpolation: str, region: str) -> tuple[np.ndarray, np.ndarray]:
+    def labels(self, interpolation: str, region: str) -> tuple[np.ndarray, np.ndarray]:
         """Fixed and warped label maps, (X, Y, Z), with nothing outside `region`.
 
         Args:
@@ -123,8 +124,11 @@ class Pair:
         assert moving is not None
         if interpolation not in ("nearest", "linear"):
             raise ConfigError(f"interpolation {interpolation!r} of labels is not known; write 'nearest' or 'linear'")
-        warp = _warp_nearest if interpolation == "nearest" else _warp_linear
-        warped = warp(moving, self._positions)
+        key = ("warped labels", interpolation)
+        if key not in self.memory:
+            warp = _warp_nearest if interpolation == "nearest" else _warp_linear
+            self.memory[key] = warp(moving, self._positions)
+        warped = self.memory[key]
         if region == "grid":
             return fixed.data, warped
         inside = self.inside(region)
@@ -144,7 +148,7 @@ def intensity_window(stored: np.ndarray) -> tuple[float, float]:
     """The range that stored intensities are normalised by: (-1, 1) if they lie in it, otherwise their minimum and
     maximum. It comes from the scan, never from a method's output, so every method is measured on one scale."""
     low, high = float(stored.min()), float(stored.max())
-    if -1.001 <= low and high <= 1.001:
+    if low >= -1.001 and high <= 1.001:
         return -1.0, 1.0
     return low, high
 

@@ -15,10 +15,10 @@ def measure_lpips(pair: Pair, features: FeatureSource, net: str) -> list[Value]:
     with the linear layers v0.1 of the lpips package on the features of `net` (``alexnet`` in the papers, or
     ``vgg16``). With random features the value is ``lpips_random``.
     """
-    images = [_slices(pair, data) for data in (pair.image, pair.true_image)]
-    if min(images[0].shape[1:]) < SMALLEST:
-        return [Value(float("nan"), z) for z in range(len(images[0]))]
-    return [Value(float(v), z) for z, v in enumerate(features.lpips(*images, net))]
+    image, truth = _slices(pair, pair.image), _slices(pair, pair.true_image)
+    if min(image.shape[1:]) < SMALLEST:
+        return [Value(float("nan"), z) for z in range(len(image))]
+    return [Value(float(v), z) for z, v in enumerate(features.lpips(image, truth, net))]
 
 
 def _slices(pair: Pair, data: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ class SurfaceDistances(NamedTuple):
     backward: np.ndarray
 
 
-def surface_distances(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> SurfaceDistances:
+def surface_distances(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> SurfaceDistances:
     """Distances between the surfaces of two non-empty masks.
 
     A surface voxel is one of the mask with a face neighbour outside it (the border of the array counts as outside);
@@ -84,9 +84,12 @@ def _measure(
     key = ("surface", interpolation, region, per_slice)
     if key not in pair.memory:
         pair.memory[key] = [
-            (name, z, None if a is None or b is None or not b.any() or not a.any() else surface_distances(a, b, spacing))
-            for spacing in [pair.case.fixed.spacing]
-            for name, z, a, b in structures(pair, interpolation, region, per_slice)
+            (name, z, _distances(pair, a, b)) for name, z, a, b in structures(pair, interpolation, region, per_slice)
         ]
-    found: list[tuple[str, int | None, SurfaceDistances | None]] = pair.memory[key]  # type: ignore[assignment]
-    return [Value(float("nan") if d is None else score(d), z, name) for name, z, d in found]
+    return [Value(float("nan") if d is None else score(d), z, name) for name, z, d in pair.memory[key]]
+
+
+def _distances(pair: Pair, a: np.ndarray | None, b: np.ndarray | None) -> SurfaceDistances | None:
+    if a is None or b is None or not a.any() or not b.any():
+        return None
+    return surface_distances(a, b, pair.case.fixed.spacing)

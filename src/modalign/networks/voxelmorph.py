@@ -35,7 +35,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "paper": Architecture((16, 32, 32, 32), (32, 32, 32, 32, 32, 16, 16)),
-    "small": Architecture((16, 32, 32), (32, 32, 32, 16)),
+    "small": Architecture((8, 16, 32, 32), (32, 32, 16, 8)),
     "imse2d": Architecture((16, 32, 32, 64, 64), (64, 64, 32, 32, 16, 16), "stride"),
     "imse3d": Architecture((16, 32, 32, 64, 64), (64, 64, 32, 32, 16, 16), "stride"),
     "imse3d-pure": Architecture((16, 32, 32, 32, 32), (32, 32, 32, 32, 16, 16), "stride"),
@@ -109,7 +109,7 @@ class VoxelMorph(nn.Module):
         self.flow = (nn.Conv2d, nn.Conv3d)[dimension - 2](self.unet.channels, dimension, 3, padding=1)
         # Training has to start at the identity.
         nn.init.normal_(self.flow.weight, std=1e-5)
-        nn.init.zeros_(self.flow.bias)
+        nn.init.zeros_(self.flow.bias)  # type: ignore[arg-type]
 
     def forward(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """The displacement field and the velocity it was integrated from.

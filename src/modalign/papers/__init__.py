@@ -29,6 +29,7 @@ __all__ = [
     "Row",
     "Table",
     "cells",
+    "fits",
     "measures_for",
     "papers",
     "printed",

@@ -117,7 +117,8 @@ class Table:
         printed_source: data and number of cases behind the printed numbers.
         significance: where the printed significance marks come from.
         unit: the statistical unit of the printed numbers.
-        stand_in: says so, if the configured data set is not the paper's but a public stand-in.
+        stand_in: says so, if a configured data set is not the paper's but a public stand-in.
+        stand_ins: the configured data sets that are.
         split: which cases count.
         extras: whether methods beyond the paper may join.
         show_beats: whether cells show how many cases a method aligns better than the proposed one.
@@ -132,6 +133,7 @@ class Table:
     significance: str = "none printed"
     unit: Literal["slice", "patient", "not stated"] = "not stated"
     stand_in: str = ""
+    stand_ins: tuple[str, ...] = ()
     split: Literal["test", "validation"] = "test"
     extras: bool = True
     show_beats: bool = False

@@ -41,6 +41,7 @@ TABLE_1 = Table(
         "The paper's patients are private. The public Gold Atlas of the male pelvis stands in for them: its numbers "
         "can't be compared with the printed ones, only the order of the methods can."
     ),
+    stand_ins=(DATASET,),
     footnotes=(
         Footnote("The paper's affine registration is FLIRT with mutual information; here it is SimpleITK's."),
         Footnote("The paper's networks learn from pairs that were aligned with the help of the organs' labels."),

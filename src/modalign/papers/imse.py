@@ -40,6 +40,12 @@ TRANSLATION_MEASURES: tuple[tuple[str, str, Direction, int, str], ...] = (
     ("psnr", "PSNR (dB)", "higher", 1, "psnr"),
     ("ssim", "SSIM", "higher", 2, "ssim"),
 )
+STAND_INS = tuple(
+    f"{dataset}-{dimension}"
+    for _, _, dataset in DIRECTIONS.values()
+    for dimension in ("2d", "3d")
+    if dataset.startswith("hanseg")
+)
 
 
 def _columns(direction: str, dimension: str, arm: str = "", variant: str | None = None) -> tuple[Column, ...]:
@@ -93,6 +99,7 @@ TABLE_2 = Table(
     ),
     SOURCE,
     stand_in=STAND_IN,
+    stand_ins=STAND_INS,
     footnotes=(
         HD95_UNIT,
         SMOOTHNESS,
@@ -124,6 +131,7 @@ TABLE_3 = Table(
     ),
     SOURCE,
     stand_in=STAND_IN,
+    stand_ins=STAND_INS,
     extras=False,
     footnotes=(HD95_UNIT, SMOOTHNESS),
 )
@@ -147,6 +155,7 @@ TABLE_4 = Table(
     ),
     SOURCE + "; 5 patients for T1 → T1 and CT → CT",
     stand_in=STAND_IN,
+    stand_ins=STAND_INS,
     footnotes=(
         HD95_UNIT,
         SMOOTHNESS,
@@ -185,6 +194,7 @@ TABLE_5 = Table(
     (_translated("T2 → T1", "brats2019-t1-to-t2-2d"), _translated("MR → CT", "hanseg-ct-to-mr-2d")),
     SOURCE,
     stand_in=STAND_IN,
+    stand_ins=STAND_INS,
     extras=False,
     footnotes=(
         Footnote(

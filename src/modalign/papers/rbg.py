@@ -29,7 +29,6 @@ METHODS = (
     Row(
         "Reference image",
         "identity",
-        "Reference img",
         printed={"group": "Reference img", "method": "-"},
         reference=True,
         undefined=frozenset({"fid", "kid"}),

@@ -27,7 +27,6 @@ TABLE_1 = Table(
                 Row(
                     "Reference CT",
                     "identity",
-                    "Original",
                     printed={"group": "Original", "method": "Ref-CT"},
                     reference=True,
                     undefined=frozenset({"fid"}),

@@ -58,14 +58,22 @@ class Anatomy:
         return ("air", *(s.tissue for s in self.structures))
 
     def at(self, points: np.ndarray) -> np.ndarray:
-        """The structure index at each of `points` (3, ...), RAS mm: uint8 (...), 0 outside the body."""
+        """The structure index at each of `points` (3, ...), RAS mm: uint8 (...), 0 outside the body.
+
+        Fastest for some ten thousand points that lie close together, since far structures are passed over.
+        """
         flat = np.ascontiguousarray(points.reshape(3, -1))
         if self.to_template is not None:
             flat = self.to_template(flat)
         indices = np.zeros(flat.shape[1], dtype=np.uint8)
+        if flat.size == 0:
+            return indices.reshape(points.shape[1:])
+        low, high = flat.min(1), flat.max(1)
         for number, structure in enumerate(self.structures, start=1):
             if structure.bounds is None:
                 indices[structure.inside(flat)] = number
+                continue
+            if (low > structure.bounds[1]).any() or (high < structure.bounds[0]).any():
                 continue
             candidates = _in_box(flat, structure.bounds)
             if candidates.size:

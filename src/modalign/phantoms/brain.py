@@ -1,4 +1,4 @@
-"""A folded brain: cortex around sulci, white matter, deep nuclei, ventricles, cerebellum, brainstem, and gliomas.
+"""A brain: folded cortex, white matter, deep nuclei, ventricles, cerebellum, brainstem, CSF, dura.
 
 Positions are in the millimetres of an average adult brain, RAS, with the anterior commissure near the origin.
 """
@@ -7,20 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.ndimage as ndi
 
 from modalign.phantoms.anatomy import Structure
+from modalign.phantoms.cortex import FOURTH_VENTRICLE, folded, foliated, smooth_cerebellum, smooth_hemispheres, to_right
 from modalign.phantoms.shapes import (
     Distance,
-    Lattice,
-    difference,
     ellipsoid,
-    half_space,
     intersection,
     mirrored,
-    rough,
     sampled,
-    smooth_noise,
     tube,
     union,
 )
@@ -29,8 +24,6 @@ CEREBRUM_BOX = np.array([[-72.0, -108, -50], [72, 74, 82]])
 CAVITY_BOX = np.array([[-90.0, -125, -80], [90, 92, 98]])
 CEREBELLUM_BOX = np.array([[-58.0, -102, -66], [58, -26, -6]])
 _CORTEX_MM = 2.4
-_FISSURE_MM = 0.7
-_FOURTH_VENTRICLE = (0.0, -42.0, -33.0)
 
 
 def in_box(name: str, tissue: str, shape: Distance, low: Sequence[float], high: Sequence[float]) -> Structure:
@@ -41,22 +34,7 @@ def in_box(name: str, tissue: str, shape: Distance, low: Sequence[float], high: 
 def both_sides(name: str, tissue: str, shape: Distance, low: Sequence[float], high: Sequence[float]) -> Structure:
     """A structure on the right, given by `shape` with x > 0 and its box, together with its mirror image."""
     low, high = np.array([-high[0], low[1], low[2]]), np.array(high, dtype=float)
-    return Structure(name, tissue, lambda points: shape(_to_right(points)) < 0, np.array([low, high]))
-
-
-def sheets(rng: np.random.Generator, wavelength_mm: float, nodes: int = 72, step: float = 3.0) -> Lattice:
-    """Signed distance (mm) from the zero level of band-limited noise: evenly spaced, winding sheets.
-
-    Where such sheets cut a surface, they draw the maze that sulci draw on a brain.
-    """
-    frequency = np.fft.fftfreq(nodes, step)
-    radius = np.sqrt(sum(f**2 for f in np.meshgrid(frequency, frequency, frequency, indexing="ij", sparse=True)))
-    band = np.exp(-(((radius * wavelength_mm - 1) / 0.22) ** 2))
-    noise = np.fft.ifftn(np.fft.fftn(rng.standard_normal((nodes,) * 3)) * band).real
-    slope = np.sqrt(sum(((np.roll(noise, -1, a) - np.roll(noise, 1, a)) / (2 * step)) ** 2 for a in range(3)))
-    # Beyond the sheets the ratio would blow up where the slope vanishes, hence the floor.
-    distance = noise / np.maximum(ndi.gaussian_filter(slope, 1.5, mode="wrap"), 0.4 * slope.mean())
-    return Lattice(distance.astype(np.float32), np.zeros(3), step, wrap=True)
+    return Structure(name, tissue, lambda points: shape(to_right(points)) < 0, np.array([low, high]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +61,9 @@ def make_brain(rng: np.random.Generator, tabulate_mm: float | None = None) -> Br
             every point.
     """
     atrophy = rng.uniform(0, 1)
-    hemispheres, cerebellum = _hemispheres(), _cerebellum()
-    depth_to_pia = _folded(hemispheres, rng, atrophy)
-    folia = _foliated(cerebellum, rng)
+    hemispheres, cerebellum = smooth_hemispheres(), smooth_cerebellum()
+    depth_to_pia = folded(hemispheres, rng, atrophy)
+    folia = foliated(cerebellum, rng)
     if tabulate_mm is not None:
         depth_to_pia = sampled(depth_to_pia, CEREBRUM_BOX, tabulate_mm)
         folia = sampled(folia, CEREBELLUM_BOX, tabulate_mm)
@@ -111,144 +89,22 @@ def make_brain(rng: np.random.Generator, tabulate_mm: float | None = None) -> Br
     return Brain(cavity, hemispheres, tuple(structures))
 
 
-def glioma(rng: np.random.Generator, brain: Brain, high_grade: bool) -> tuple[tuple[Structure, ...], np.ndarray]:
-    """A glioma in one hemisphere's white matter.
-
-    Returns:
-        The brain's structures with ``edema``, ``enhancing`` (in high-grade tumours) and ``necrosis`` (or, in low-grade
-        ones, the non-enhancing ``tumour_core``) in their places, and the tumour's centre (3,), mm. Edema spreads
-        through white matter and spares the cortex.
-    """
-    side = rng.choice([-1.0, 1.0])
-    centre = np.array([side * rng.uniform(28, 38), rng.uniform(-55, 38), rng.uniform(12, 38)])
-    radii = rng.uniform(11, 19, 3) if high_grade else rng.uniform(12, 20, 3)
-    noise, lobes = smooth_noise(rng, 9.0), smooth_noise(rng, 18.0)
-    within = lambda shape: intersection(shape, lambda p: brain.white(p) + 0.5)  # noqa: E731
-    mass = within(rough(rough(ellipsoid(centre, radii), lobes, 3.0), noise, 1.2))
-    edema = within(rough(rough(ellipsoid(centre, radii + rng.uniform(9, 16)), lobes, 6.0), noise, 1.5))
-    box = np.array([centre - 42, centre + 42])
-
-    def structure(name: str, tissue: str, shape: Distance) -> Structure:
-        return Structure(name, tissue, lambda points: shape(points) < 0, box)
-
-    if high_grade:
-        rim = rng.uniform(3.0, 5.0)
-        dead = lambda p: mass(p) + np.float32(rim) + 2.0 * noise(p)  # noqa: E731
-        core = [structure("enhancing", "enhancing", mass), structure("necrosis", "necrosis", dead)]
-    else:
-        core = [structure("tumour_core", "tumour_core", mass)]
-    result: list[Structure] = []
-    for part in brain.structures:
-        result.append(part)
-        if part.name == "white_matter":
-            result.append(structure("edema", "edema", edema))
-        if part.name == "sulci":
-            result.extend(core)
-    return tuple(result), centre
-
-
 def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return (values > low) & (values < high)
 
 
-def _to_right(points: np.ndarray) -> np.ndarray:
-    return np.stack([np.abs(points[0]), points[1], points[2]])
-
-
-def _hemispheres() -> Distance:
-    """Both hemispheres' smooth outline, without the fissure between them."""
-    vault = ellipsoid((0, -18, 10), (66, 85, 66))
-    floor = half_space((0, 0, -17), (0, -0.08, -1))
-    temporal = ellipsoid((39, -10, -22), (24, 40, 21))
-
-    def outline(points: np.ndarray) -> np.ndarray:
-        right = _to_right(points)
-        # Foreheads are narrower than the parietal bulge.
-        right[0] *= 1 + 0.0016 * (right[1] + 25)
-        upper = intersection(vault, floor)
-        return union(upper, temporal, blend_mm=10)(right)
-
-    return outline
-
-
-def _cerebellum() -> Distance:
-    half = ellipsoid((23, -64, -37), (29, 31, 24))
-    vermis = ellipsoid((0, -61, -30), (13, 27, 23))
-    notch = ellipsoid((0, -100, -48), (5, 16, 22))
-    shape = difference(union(half, vermis, blend_mm=6), notch)
-    return lambda points: shape(_to_right(points))
-
-
 def _cavity(hemispheres: Distance, cerebellum: Distance) -> Distance:
     canal = tube([(0, -28, -30), (0, -33, -52), (0, -37, -70)], [20, 15, 9])
-    inside = union(hemispheres, cerebellum, canal, blend_mm=10)
-    return lambda points: inside(points) - np.float32(2.0)
-
-
-def _folded(outline: Distance, rng: np.random.Generator, atrophy: float) -> Distance:
-    """Depth (mm) below the pia, negative in sulci and outside: the smooth outline cut by sulci that run inwards."""
-    deep, shallow, reach = sheets(rng, 29.0), sheets(rng, 21.0), smooth_noise(rng, 22.0)
-    bend = [smooth_noise(rng, 20.0) for _ in range(3)]
-    centre = np.array([[31.0], [-18.0], [12.0]], dtype=np.float32)
-    radii = np.array([[35.0], [84.0], [62.0]], dtype=np.float32)
-    shift = np.array([[300.0], [150.0], [70.0]], dtype=np.float32)
-    width = 0.1 + 0.45 * atrophy
-
-    def depth(points: np.ndarray) -> np.ndarray:
-        right = _to_right(points)
-        below = np.minimum(-outline(points), (right[0] - _FISSURE_MM))
-        offset = right - centre
-        along = np.sqrt(((offset / radii) ** 2).sum(0)).clip(0.3)
-        # Sulci are made of rays from the hemisphere's middle; left and right look up different parts of the maze.
-        anchor = centre + offset / along + shift * (points[0] < 0)
-        anchor += np.stack([2.5 * b(points) for b in bend])
-        ends = 17 + 4.5 * reach(anchor)
-        gaping = width * (1 + 1.5 * np.exp(-below.clip(0) / 4)) + 0.5 * np.exp(-below.clip(0) / 3)
-        first = np.hypot(deep(anchor) * along, (below - ends).clip(0)) - gaping
-        second = np.hypot(shallow(anchor) * along, (below - 0.4 * ends).clip(0)) - 0.6 * gaping
-        sylvian = _sylvian(right) - (0.7 + 0.8 * atrophy)
-        return _smooth_minimum(_smooth_minimum(below, np.minimum(first, second), 3.0), sylvian, 3.0)
-
-    return depth
-
-
-def _sylvian(right: np.ndarray) -> np.ndarray:
-    x, y, z = right
-    sheet = np.abs(z - (-5 - 0.33 * y)) * 0.95
-    insula = np.hypot((36 - x).clip(0), ((y - 20).clip(0) + (-42 - y).clip(0)))
-    # Over the insula the fissure widens upwards and downwards.
-    return np.hypot((sheet - 9 * np.exp(-(((x - 37) / 2.0) ** 2))).clip(0), insula)
-
-
-def _smooth_minimum(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
-    mix = (width - np.abs(a - b)).clip(0) / width
-    return np.minimum(a, b) - mix**2 * (width / 4)
-
-
-def _foliated(outline: Distance, rng: np.random.Generator) -> Distance:
-    """Depth (mm) below the cerebellum's surface: folia are sheets that fan out from the fourth ventricle."""
-    noise, reach = smooth_noise(rng, 18.0), smooth_noise(rng, 7.0)
-
-    def depth(points: np.ndarray) -> np.ndarray:
-        below = -outline(points)
-        y, z = points[1] - _FOURTH_VENTRICLE[1], points[2] - _FOURTH_VENTRICLE[2]
-        angle = np.arctan2(z, -y) + 0.12 * noise(points)
-        radius = np.hypot(y, z).clip(8)
-        sheet = np.float32(0)
-        result = below
-        for count, ends in ((26, 13.0), (52, 5.0)):
-            phase = angle * count / (2 * np.pi)
-            sheet = np.abs(phase - np.rint(phase)) * (2 * np.pi / count) * radius
-            gap = np.hypot(sheet, (below - ends - 3 * reach(points)).clip(0)) - 0.35
-            result = _smooth_minimum(result, gap, 2.0)
-        return result
-
-    return depth
+    inside = union(hemispheres, cerebellum, canal, blend_mm=8)
+    clivus = tube([(0, 22, -24), (0, 2, -26), (0, -6, -34), (0, -18, -54)], [10, 9, 8, 5])
+    return lambda points: np.maximum(inside(points) - np.float32(2.0), -clivus(points))
 
 
 def _dura(cerebellum: Distance) -> list[Structure]:
     tent = lambda p: np.abs(cerebellum(p) - 1.8) - 0.6 + 100 * (p[2] < -32)  # noqa: E731
-    sinus = tube([(0, 66, 22), (0, 52, 54), (0, 15, 76), (0, -30, 79), (0, -75, 60), (0, -102, 20), (0, -106, -12)], 4.2)
+    sinus = tube(
+        [(0, 66, 22), (0, 52, 54), (0, 15, 76), (0, -30, 79), (0, -75, 60), (0, -102, 20), (0, -106, -12)], 4.2
+    )
     return [
         in_box("falx", "dura", lambda p: np.abs(p[0]) - 0.35, (-1, -104, -14), (1, 70, 80)),
         in_box("tentorium", "dura", tent, (-60, -104, -34), (60, -32, -4)),
@@ -306,7 +162,7 @@ def _ventricles(rng: np.random.Generator, atrophy: float) -> list[Structure]:
     lateral = intersection(horns, lambda p: np.float32(0.9) - p[0])
     third = intersection(ellipsoid((0, -9, 0), (20, 14, 10)), lambda p: np.abs(p[0]) - np.float32(1.3 + 1.6 * atrophy))
     fourth = union(
-        ellipsoid(_FOURTH_VENTRICLE, (6 * size, 4.5, 9)), tube([(0, -27, -4), (0, -33, -18), (0, -39, -30)], 1.3)
+        ellipsoid(FOURTH_VENTRICLE, (6 * size, 4.5, 9)), tube([(0, -27, -4), (0, -33, -18), (0, -39, -30)], 1.3)
     )
     choroid = tube([(12, -18, 17), (20, -34, 15), (24, -43, 7)], [1.2, 1.8, 2.4])
     calcified = mirrored(ellipsoid((0, -31, 3), (2.2, 3.2, 2.2)))

@@ -3,7 +3,8 @@
 import numpy as np
 
 from modalign.phantoms.anatomy import Structure
-from modalign.phantoms.brain import both_sides, in_box, sheets
+from modalign.phantoms.brain import both_sides, in_box
+from modalign.phantoms.cortex import sheets
 from modalign.phantoms.shapes import (
     Distance,
     difference,
@@ -68,18 +69,23 @@ def _orbits() -> list[Structure]:
 
 def _nose_and_sinuses(rng: np.random.Generator, size: float) -> list[Structure]:
     noise, cells = smooth_noise(rng, 9.0), sheets(rng, 15.0, nodes=32, step=2.0)
-    cavity = union(ellipsoid((0, 56, -40), (13, 34, 20)), tube([(6, 92, -50), (6, 76, -46)], 5), blend_mm=4)
+    cavity = union(
+        ellipsoid((0, 52, -40), (12, 30, 18)),
+        tube([(6, 92, -50), (6, 76, -46)], 4),
+        tube([(6, 30, -46), (4, 16, -52), (0, 10, -60)], [7, 7, 8]),
+        blend_mm=4,
+    )
     turbinates = union(
         tube([(8, 74, -49), (8, 36, -49)], [3.6, 4.2]), tube([(6.5, 66, -36), (6.5, 36, -36)], [2.6, 3.2])
     )
     septum = lambda p: np.abs(p[0] + 0.8 * np.sin(p[1] / 9)) - 1.3  # noqa: E731
     maxillary = rough(ellipsoid((29, 50, -44), (11 * size, 15 * size, 14 * size)), noise, 1.2)
-    frontal = rough(ellipsoid((13, 72, 6), (13 * size, 5.5 * size, 12 * size)), noise, 1.5)
+    frontal = rough(ellipsoid((12, 71, 4), (12 * size, 4.5 * size, 10 * size)), noise, 1.2)
     sphenoid = rough(ellipsoid((7, 12, -24), (7.5 * size, 10 * size, 8 * size)), noise, 0.8)
     ethmoid = ellipsoid((7, 46, -20), (7, 22, 10))
     mastoid = ellipsoid((57, -32, -42), (8, 11, 15))
     swollen = grown(maxillary, -rng.choice([0.6, 0.8, 3.5]))
-    box = ((0, 16, -62), (16, 100, -20))
+    box = ((0, -2, -70), (16, 98, -20))
     parts: list[tuple[str, Distance, tuple, tuple]] = [
         ("maxillary", maxillary, (14, 30, -62), (46, 70, -26)),
         ("frontal", frontal, (0, 60, -10), (32, 84, 24)),
@@ -145,4 +151,9 @@ def _teeth(rng: np.random.Generator) -> list[Structure]:
             both_sides(f"{name}_crowns", "enamel", union(*crowns), low, high),
             both_sides(f"{name}_dentine", "dentine", grown(union(*crowns), -1.6), low, high),
         ]
+    if rng.random() < 0.35:
+        side, x, y = rng.choice([-1.0, 1.0]), 20.5, 52.0
+        crown = ellipsoid((side * x, y, -69), (4.2, 4.2, 4.0))
+        low, high = (side * x - 5, y - 5, -75), (side * x + 5, y + 5, -63)
+        structures.append(in_box("metal_crown", "metal", crown, low, high))
     return structures

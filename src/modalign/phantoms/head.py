@@ -3,25 +3,45 @@
 Positions are in the millimetres of an average adult, RAS, with the anterior commissure near the origin.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from modalign.phantoms.anatomy import Anatomy, Structure
-from modalign.phantoms.brain import Brain, both_sides, glioma, in_box, make_brain, sheets
+from modalign.phantoms.brain import Brain, both_sides, in_box, make_brain
+from modalign.phantoms.cortex import sheets
 from modalign.phantoms.face import face_structures
+from modalign.phantoms.glioma import glioma
 from modalign.phantoms.neck import neck_bones, neck_soft_tissue
 from modalign.phantoms.shapes import Distance, Lattice, column, ellipsoid, sampled, smooth_noise, tube, union
 
 HEAD_BOX = np.array([[-98.0, -130, -185], [98, 125, 105]])
 """Where a head of average size lies, mm."""
-LABELS = {1: "brain", 2: "skull", 3: "mandible", 4: "parotid_l", 5: "parotid_r", 6: "spinal_cord"}
-"""Label values of the structures in :func:`head_label_of`."""
+LABELS = {
+    1: "brain",
+    2: "skull",
+    3: "mandible",
+    4: "ventricles",
+    5: "eyes",
+    6: "parotid_l",
+    7: "parotid_r",
+    8: "spinal_cord",
+}
+"""Label values of a head's structures."""
+OARS = {1: "parotid_l", 2: "parotid_r", 3: "mandible", 4: "spinal_cord", 5: "brainstem"}
+"""Label values of the organs at risk that radiotherapy of the head and neck spares."""
 
-_BRAIN_PARTS = (
-    "white_matter grey_matter edema enhancing necrosis tumour_core cerebellum cerebellum_white_matter "
-    "callosal_white_matter corpus_callosum cerebellar_peduncle brainstem caudate putamen pallidum thalamus "
-    "hippocampus choroid_plexus pineal"
-).split()
-_SKULL_PARTS = ("skull", "diploe", "skull_base", "skull_base_marrow", "petrous_bone")
+_PARTS = {
+    "brain": (
+        *("white_matter", "grey_matter", "corpus_callosum", "callosal_white_matter", "hippocampus"),
+        *("caudate", "putamen", "pallidum", "thalamus", "pineal", "choroid_plexus"),
+        *("brainstem", "cerebellum", "cerebellum_white_matter", "cerebellar_peduncle"),
+    ),
+    "skull": ("skull", "diploe", "skull_base", "skull_base_marrow", "petrous_bone"),
+    "mandible": ("mandible", "mandible_marrow"),
+    "ventricles": ("lateral_ventricles", "third_ventricle", "fourth_ventricle"),
+    "eyes": ("sclera", "vitreous", "lens"),
+}
 
 
 def make_head(rng: np.random.Generator, tabulate_mm: float | None = None) -> Anatomy:
@@ -38,12 +58,12 @@ def make_head(rng: np.random.Generator, tabulate_mm: float | None = None) -> Ana
     if tabulate_mm is not None:
         skin = sampled(skin, HEAD_BOX, 2.0)
     thickness = smooth_noise(rng, 30.0)
-    septa = sheets(rng, 26.0)
+    septa = sheets(rng, 34.0)
     structures = (
         Structure("skin", "skin", lambda p: skin(p) < 0, HEAD_BOX),
         Structure("subcutaneous_fat", "fat", lambda p: skin(p) < -1.8, HEAD_BOX),
         *_deep_tissue(skin, septa, fat_mm),
-        *neck_soft_tissue(rng),
+        *neck_soft_tissue(rng, lambda p: skin(p) + np.float32(fat_mm + 1.5)),
         *_skull(brain, skull_mm, thickness),
         *neck_bones(rng),
         *face_structures(rng),
@@ -63,20 +83,17 @@ def make_stripped_brain(rng: np.random.Generator, high_grade: bool, tabulate_mm:
     return Anatomy((rim, *(p for p in parts if p.name not in outer), stump))
 
 
-def head_label_of(anatomy: Anatomy) -> dict[str, int]:
-    """Structure name -> label value (:data:`LABELS`) for :func:`modalign.phantoms.render.render_labels`."""
-    label_of = {"mandible": 3, "mandible_marrow": 3, "parotid_l": 4, "parotid_r": 5, "spinal_cord": 6}
-    label_of |= dict.fromkeys(_BRAIN_PARTS, 1) | dict.fromkeys(_SKULL_PARTS, 2)
-    return {name: value for name, value in label_of.items() if name in anatomy.names}
+def label_of(anatomy: Anatomy, labels: Mapping[int, str]) -> dict[str, int]:
+    """Structure name -> label value, for the named parts of a head such as :data:`LABELS` or :data:`OARS`."""
+    values = {part: value for value, name in labels.items() for part in _PARTS.get(name, (name,))}
+    return {part: value for part, value in values.items() if part in anatomy.names}
 
 
 def _skin(cavity: Distance, over_cavity_mm: float, rng: np.random.Generator) -> Distance:
     wide, long = rng.uniform(0.93, 1.07), rng.uniform(0.95, 1.05)
     face = ellipsoid((0, 34, -48), (64 * wide, 58, 66 * long))
     chin = ellipsoid((0, 42, -94 * long), (46 * wide, 46, 36))
-    nose = union(
-        tube([(0, 84, -14), (0, 97, -40)], [8, 11]), ellipsoid((0, 96, -46), (16, 13, 10)), blend_mm=6
-    )
+    nose = union(tube([(0, 84, -14), (0, 97, -40)], [8, 11]), ellipsoid((0, 96, -46), (16, 13, 10)), blend_mm=6)
     lips = ellipsoid((0, 84, -72), (24, 10, 13))
     neck = column(
         [-190, -150, -120, -90, -60],
@@ -84,6 +101,7 @@ def _skin(cavity: Distance, over_cavity_mm: float, rng: np.random.Generator) -> 
         [(70 * wide, 62), (58 * wide, 56), (57 * wide, 55), (58 * wide, 58), (60 * wide, 62)],
         power=2.4,
     )
+    glabella = ellipsoid((0, 66, -2), (36, 18, 17))
     ear = tube([(79, -12, -48), (85, -20, -30), (86, -26, -14), (82, -14, -8)], [4, 4.5, 4, 3])
     sockets = ellipsoid((32, 92, -20), (17, 11, 10))
     noise = smooth_noise(rng, 40.0)
@@ -93,7 +111,7 @@ def _skin(cavity: Distance, over_cavity_mm: float, rng: np.random.Generator) -> 
         cranium = cavity(points) - np.float32(over_cavity_mm)
         neck_here = np.maximum(neck(points), points[2] + 45)
         shape = union(lambda _: cranium, face, chin, lambda _: neck_here, blend_mm=24)(right)
-        shape = union(lambda _: shape, nose, lips, blend_mm=10)(right)
+        shape = union(lambda _: shape, nose, lips, glabella, blend_mm=10)(right)
         hollow = -sockets(right) - 4
         shape = np.maximum(shape, hollow)
         return union(lambda _: shape, ear, blend_mm=4)(right) + np.float32(0.8) * noise(points)
@@ -103,13 +121,15 @@ def _skin(cavity: Distance, over_cavity_mm: float, rng: np.random.Generator) -> 
 
 def _deep_tissue(skin: Distance, septa: Lattice, fat_mm: float) -> list[Structure]:
     """What fills face and neck below the subcutaneous fat: muscle bellies with fat between them."""
+    # Muscles of the neck run downwards, and so do the planes between them.
+    grain = np.array([[1.0], [1.0], [0.45]], dtype=np.float32)
     below = np.array([HEAD_BOX[0], [98, 125, 30]])
     deep = np.float32(fat_mm + 4.0)
 
     def muscle(points: np.ndarray) -> np.ndarray:
         # Cheeks carry more fat than the neck.
         cheeks = 4 * np.exp(-(((points[1] - 55) / 25) ** 2) - ((points[2] + 50) / 30) ** 2)
-        return (skin(points) < -(deep + cheeks)) & (np.abs(septa(points)) > 0.9)
+        return (skin(points) < -(deep + cheeks)) & (np.abs(septa(points * grain)) > 0.5)
 
     temporalis = ellipsoid((66, 8, -18), (14, 36, 40))
     masseter = ellipsoid((55, 22, -66), (8, 15, 24))
@@ -121,9 +141,12 @@ def _deep_tissue(skin: Distance, septa: Lattice, fat_mm: float) -> list[Structur
     left = ((-76, -24, -92), (-40, 18, -34))
     mirror = np.array([[-1], [1], [1]], dtype=np.float32)
     within = lambda shape: lambda p: np.maximum(shape(p), skin(p) + 5.5)  # noqa: E731
+    buccal, parapharyngeal = ellipsoid((38, 42, -64), (8, 11, 15)), ellipsoid((24, -2, -60), (5, 9, 17))
     mouth_septum = in_box("lingual_septum", "fat", lambda p: np.abs(p[0]) - 0.8, (-1, 22, -90), (1, 58, -66))
     return [
         Structure("deep_muscle", "muscle", muscle, below),
+        both_sides("buccal_fat", "fat", buccal, (28, 28, -82), (48, 56, -46)),
+        both_sides("parapharyngeal_fat", "fat", parapharyngeal, (18, -12, -80), (30, 8, -42)),
         both_sides("temporalis", "muscle", within(temporalis), (50, -30, -60), (82, 46, 24)),
         both_sides("masseter", "muscle", within(masseter), (44, 4, -92), (66, 40, -40)),
         both_sides("pterygoid", "muscle", pterygoid, (24, -4, -78), (48, 28, -38)),
@@ -154,8 +177,8 @@ def _skull(brain: Brain, skull_mm: float, thickness: Lattice) -> list[Structure]
         return (gap > 1.5) & (gap < whole - 1.7)
 
     base = union(
-        tube([(0, 8, -24), (0, -8, -32), (0, -24, -50)], [12, 11, 7]),
-        tube([(14, 8, -22), (44, 2, -40)], [5, 4]),
+        tube([(0, 20, -24), (0, 2, -26), (0, -6, -34), (0, -18, -54)], [11, 10, 9, 6]),
+        tube([(12, 16, -24), (34, 8, -42)], [4, 3]),
         blend_mm=6,
     )
     petrous = union(

@@ -1,11 +1,12 @@
 """How a body moves between two scans: patient set-up, soft-tissue deformation, organs that fill and empty."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import scipy.ndimage as ndi
+from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
 from modalign.phantoms.shapes import lattice_points
@@ -39,6 +40,30 @@ class Filling:
 
 
 @dataclass(frozen=True, eq=False)
+class Shift:
+    """A region that is moved as a whole and drags its surroundings along, like the liver in breathing.
+
+    Attributes:
+        centre: mm RAS.
+        radii: mm, half axes of the region.
+        vector: mm, where to.
+        reach: how far the tissue around follows, as a fraction of `radii`.
+    """
+
+    centre: np.ndarray
+    radii: np.ndarray
+    vector: np.ndarray
+    reach: float = 0.8
+
+    def displacement(self, points: np.ndarray) -> np.ndarray:
+        """Displacement (3, ...), mm, at `points` (3, ...), mm."""
+        column = (3, *[1] * (points.ndim - 1))
+        offset = (points - np.reshape(self.centre, column)) / np.reshape(self.radii, column)
+        beyond = np.maximum(np.sqrt((offset**2).sum(0)) - 1, 0)
+        return np.exp(-((beyond / self.reach) ** 2)) * np.reshape(self.vector, column)
+
+
+@dataclass(frozen=True, eq=False)
 class Motion:
     """The map from points of the fixed scan to the same tissue's points in the moving scan.
 
@@ -57,15 +82,9 @@ class Motion:
     step: float
 
     def __post_init__(self) -> None:
-        if self.smallest_jacobian <= 0.05:
-            raise ValueError(f"the motion folds space: smallest Jacobian determinant {self.smallest_jacobian:.3f}")
-
-    @cached_property
-    def smallest_jacobian(self) -> float:
-        """The smallest Jacobian determinant of ``x + d(x)`` on the lattice; above 0 nothing folds."""
-        gradient = np.stack([np.stack(np.gradient(d, self.step)) for d in self.displacement])
-        jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
-        return float(np.linalg.det(jacobian).min())
+        smallest = smallest_jacobian(self.displacement, self.step)
+        if smallest <= 0.05:
+            raise ValueError(f"the motion folds space: smallest Jacobian determinant {smallest:.3f}")
 
     def forward(self, points: np.ndarray) -> np.ndarray:
         """Where tissue at `points` (3, ...), RAS mm of the fixed scan, lies in the moving scan (3, ...), mm."""
@@ -83,12 +102,16 @@ class Motion:
             found = straight - self._look_up(self.displacement, found)
         return found
 
-    def true_field(self, grid: Grid) -> np.ndarray:
-        """The displacement field (3, X, Y, Z), voxels of the fixed `grid`, that brings the moving scan onto it."""
+    def true_field(self, grid: Grid, backwards: bool = False) -> np.ndarray:
+        """The displacement field (3, X, Y, Z), voxels of the fixed `grid`, that brings the moving scan onto it.
+
+        With `backwards`, `grid` is that of the moving scan, and the field brings the fixed scan onto it.
+        """
         field = np.empty((3, *grid.shape), dtype=np.float32)
         for z in range(grid.shape[2]):
-            points = slab_points(grid, z, z + 1)
-            field[..., z : z + 1] = field_from_mm(self.forward(points) - points, grid)
+            points = block_points(grid, (slice(0, grid.shape[0]), slice(0, grid.shape[1]), slice(z, z + 1)))
+            there = self.inverse(points) if backwards else self.forward(points)
+            field[..., z : z + 1] = field_from_mm(there - points, grid)
         return field
 
     @cached_property
@@ -96,27 +119,36 @@ class Motion:
         nodes = self._nodes()
         found = -self.displacement
         for _ in range(30):
-            found = -self._look_up(self.displacement, nodes + found)
-        return found.astype(np.float32)
+            updated = -self._look_up(self.displacement, nodes + found)
+            change = float(np.abs(updated - found).max())
+            found = updated
+            if change < 0.01:
+                break
+        return found
 
     def _nodes(self) -> np.ndarray:
         indices = np.stack(np.meshgrid(*map(np.arange, self.displacement.shape[1:]), indexing="ij"))
-        return indices * self.step + self.origin.reshape(3, 1, 1, 1)
+        return (indices * self.step + self.origin.reshape(3, 1, 1, 1)).astype(np.float32)
 
     def _look_up(self, table: np.ndarray, points: np.ndarray) -> np.ndarray:
         positions = (points - self.origin.reshape(3, *[1] * (points.ndim - 1))) / self.step
-        return np.stack([ndi.map_coordinates(c, positions, order=1, mode="nearest") for c in table])
+        return np.stack([ndi.map_coordinates(c, positions, order=1, mode="nearest", output=np.float32) for c in table])
 
 
-def slab_points(grid: Grid, start: int, stop: int) -> np.ndarray:
-    """World positions (3, X, Y, stop - start), mm RAS, of the voxels of some slices along the last axis."""
-    indices = np.stack(
-        np.meshgrid(np.arange(grid.shape[0]), np.arange(grid.shape[1]), np.arange(start, stop), indexing="ij")
-    ).astype(float)
-    return apply_affine(grid.affine, indices)
+def smallest_jacobian(displacement: np.ndarray, step: float) -> float:
+    """The smallest Jacobian determinant of ``x + d(x)`` for d (3, X, Y, Z) on a lattice; above 0 nothing folds."""
+    gradient = np.stack([np.stack(np.gradient(d, step)) for d in displacement])
+    jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
+    return float(np.linalg.det(jacobian).min())
 
 
-def rigid_about(centre: Sequence[float], rotation_deg: Sequence[float], translation_mm: Sequence[float]) -> np.ndarray:
+def block_points(grid: Grid, block: tuple[slice, slice, slice]) -> np.ndarray:
+    """World positions (3, X, Y, Z), mm RAS, of the voxels of a box cut out of `grid`."""
+    indices = np.meshgrid(*[np.arange(b.start, b.stop, dtype=float) for b in block], indexing="ij")
+    return apply_affine(grid.affine, np.stack(indices))
+
+
+def rigid_about(centre: ArrayLike, rotation_deg: ArrayLike, translation_mm: ArrayLike) -> np.ndarray:
     """A 4 x 4 rigid map: turn about `centre` (Euler angles about x, y, z), then shift."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", rotation_deg, degrees=True).as_matrix()
@@ -132,7 +164,8 @@ def random_motion(
     translation_mm: float = 2.0,
     deformation_mm: float = 3.0,
     smoothness_mm: float = 30.0,
-    fillings: Sequence[Filling] = (),
+    fillings: Sequence[Filling | Shift] = (),
+    stiffness: Callable[[np.ndarray], np.ndarray] | None = None,
     step: float = 4.0,
 ) -> Motion:
     """Draw how a body moved between two scans.
@@ -144,7 +177,8 @@ def random_motion(
         translation_mm: standard deviation of the shift along each axis.
         deformation_mm: mean length of the smooth random displacement.
         smoothness_mm: standard deviation of the Gaussian that the random displacement is smoothed with.
-        fillings: organs that fill or empty on top of that.
+        fillings: organs that fill, empty or shift on top of that.
+        stiffness: position (3, ...), mm -> 0 where tissue deforms freely, 1 where not at all, as in bone.
         step: mm, lattice spacing.
     """
     bounds = np.asarray(bounds, dtype=float)
@@ -158,6 +192,13 @@ def random_motion(
     origin = nodes[:, 0, 0, 0]
     moved = (nodes + filled - origin.reshape(3, 1, 1, 1)) / step
     total = filled + np.stack([ndi.map_coordinates(c, moved, order=1, mode="nearest") for c in smooth])
+    if stiffness is not None:
+        total = total * (1 - stiffness(nodes))
+    # Opposing deformations may squeeze tissue between them to nothing; less of both is then the likelier body.
+    for _ in range(20):
+        if smallest_jacobian(total, step) > 0.15:
+            break
+        total = total * 0.9
     return Motion(rigid, total.astype(np.float32), origin, step)
 
 

@@ -4,17 +4,17 @@ import numpy as np
 
 from modalign.phantoms.anatomy import Structure
 from modalign.phantoms.brain import both_sides, in_box
-from modalign.phantoms.shapes import Distance, column, difference, ellipsoid, grown, plate, tube, union
+from modalign.phantoms.shapes import Distance, column, difference, ellipsoid, grown, intersection, plate, tube, union
 
 _LEVELS = ((-94, -20), (-111, -19), (-128, -19), (-145, -20), (-162, -22), (-179, -25))
 """z and y (mm) of the middles of the vertebral bodies C3 to C8 (T1)."""
 _CORD = [(0, -37, -58), (0, -40, -76), (0, -41, -100), (0, -40, -130), (0, -42, -165), (0, -46, -195)]
 
 
-def neck_soft_tissue(rng: np.random.Generator) -> tuple[Structure, ...]:
-    """Muscles, vessels and airway, in painting order."""
+def neck_soft_tissue(rng: np.random.Generator, deep: Distance) -> tuple[Structure, ...]:
+    """Muscles, vessels and airway, in painting order; muscles stay inside `deep`, what lies below the fat."""
     big = rng.uniform(0.85, 1.2)
-    sternomastoid = tube([(60, -34, -54), (52, -18, -90), (40, 6, -130), (24, 24, -180)], [7 * big, 8, 9, 8])
+    sternomastoid = tube([(58, -34, -54), (48, -18, -90), (38, 6, -130), (24, 24, -180)], [7 * big, 8, 9, 8])
     splenius = tube([(30, -84, -62), (26, -66, -95), (24, -64, -180)], [9 * big, 13 * big, 14 * big])
     semispinalis = tube([(12, -84, -58), (12, -66, -95), (12, -62, -180)], [8 * big, 10 * big, 11 * big])
     trapezius = tube([(12, -92, -70), (28, -82, -120), (52, -60, -180)], [4, 6 * big, 9 * big])
@@ -27,12 +27,13 @@ def neck_soft_tissue(rng: np.random.Generator) -> tuple[Structure, ...]:
         [(8, 9), (6, 9), (11, 7), (9, 6), (9, 5), (10, 9)],
         power=2.3,
     )
+    within = lambda shape: intersection(shape, deep)  # noqa: E731
     trunk = (0, -104, -186)
     return (
-        both_sides("splenius", "muscle", splenius, trunk, (70, 30, -40)),
-        both_sides("semispinalis", "muscle", semispinalis, trunk, (70, 30, -40)),
-        both_sides("trapezius", "muscle", trapezius, trunk, (70, 30, -40)),
-        both_sides("sternomastoid", "muscle", sternomastoid, (10, -46, -186), (72, 40, -44)),
+        both_sides("splenius", "muscle", within(splenius), trunk, (70, 30, -40)),
+        both_sides("semispinalis", "muscle", within(semispinalis), trunk, (70, 30, -40)),
+        both_sides("trapezius", "muscle", within(trapezius), trunk, (70, 30, -40)),
+        both_sides("sternomastoid", "muscle", within(sternomastoid), (10, -46, -186), (72, 40, -44)),
         both_sides("longus", "muscle", longus, (0, -18, -186), (20, 0, -54)),
         in_box("pharynx", "mucosa", grown(airway, 2.5), (-16, -10, -186), (16, 30, -52)),
         in_box("airway", "gas", airway, (-14, -6, -186), (14, 26, -54)),
@@ -59,7 +60,9 @@ def neck_bones(rng: np.random.Generator) -> tuple[Structure, ...]:
         both_sides("vertebrae", "cortical_bone", union(difference(arch, canal), body), *box),
         both_sides("vertebral_marrow", "trabecular_bone", grown(union(body, difference(arch, canal)), -1.5), *box),
         in_box("spinal_csf", "csf", canal, (-9, -60, -190), (9, -26, -58)),
-        in_box("spinal_cord", "spinal_cord", tube(_CORD, [5.5, 5.2, 5.4, 5.8, 5.2, 4.8]), (-7, -56, -190), (7, -30, -60)),
+        in_box(
+            "spinal_cord", "spinal_cord", tube(_CORD, [5.5, 5.2, 5.4, 5.8, 5.2, 4.8]), (-7, -56, -190), (7, -30, -60)
+        ),
     )
 
 

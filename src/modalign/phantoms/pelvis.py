@@ -7,7 +7,7 @@ import numpy as np
 from modalign.phantoms.anatomy import Anatomy, Structure, solid
 from modalign.phantoms.motion import Filling
 from modalign.phantoms.pelvis_bones import PelvisBones, bone_structures, pelvis_bones
-from modalign.phantoms.pelvis_muscles import muscle_structures, vessel_structures
+from modalign.phantoms.pelvis_muscles import BODY, muscle_structures, vessel_structures
 from modalign.phantoms.pelvis_organs import (
     BLADDER_BASE,
     RECTUM_PATH,
@@ -63,7 +63,6 @@ class Pelvis:
         anatomy: the structures, with all gas.
         bones: their signed distances, in the template.
         organs: what was drawn about the organs.
-        to_template: maps points (3, N), mm, of the patient to the template.
         scale: (3,) size of the patient relative to the template.
     """
 
@@ -81,12 +80,15 @@ class Pelvis:
 
     def fillings(self, bladder: float, rectum: float) -> list[Filling]:
         """Bladder and rectum longer along each axis by these fractions."""
-        size = np.array(self.organs.bladder_radii) * self.scale
-        bladder_growth = Filling(BLADDER_BASE * self.scale, size * [1.0, 1.0, 1.75], bladder * np.array([0.8, 0.8, 1.0]))
-        middle = RECTUM_PATH[2:5].mean(0) * self.scale
-        wide = self.organs.rectum_radius * np.array([1.1, 1.1, 0])
-        rectum_growth = Filling(middle, (wide + [0, 0, 38]) * self.scale, rectum * np.array([1.0, 1.0, 0.05]))
-        return [bladder_growth, rectum_growth]
+        # The bladder grows away from its base; half its length is counted from there.
+        reach = self.scale * self.organs.bladder_radii * np.array([1.0, 1.0, 1.75])
+        wide = 1.1 * self.organs.rectum_radius
+        return [
+            Filling(self.scale * BLADDER_BASE, reach, bladder * np.array([0.8, 0.8, 1.0])),
+            Filling(
+                self.scale * RECTUM_PATH[2:5].mean(0), self.scale * [wide, wide, 38], rectum * np.array([1, 1, 0.05])
+            ),
+        ]
 
 
 def label_of(anatomy: Anatomy) -> dict[str, int]:
@@ -120,20 +122,21 @@ def draw_pelvis(
     fibres = stretched(streaks, (1.0, 1.0, 3.0))
     structures = [
         *_body(fat_mm, male),
-        *muscle_structures(fibres, float(rng.uniform(0.02, 0.10))),
-        *vessel_structures(),
+        *muscle_structures(
+            fibres, grown(_outline(fat_mm, False), -0.75 * fat_mm), 1.2, float(rng.uniform(0.01, 0.05)), detail_mm
+        ),
         *_wall(),
+        *vessel_structures(),
         *organ_structures(organs, rng, folds, lumps),
         *bone_structures(bones, cortex_mm=float(rng.uniform(1.5, 2.1))),
     ]
     if implant:
         structures += _implant()
-    uneven = wobble([smooth_noise(rng, 70.0) for _ in range(3)], 3.0)
-    ragged = wobble([smooth_noise(rng, 13.0) for _ in range(3)], 0.7)
+    uneven = wobble(rng, BODY, [(70.0, 3.0), (13.0, 0.7)], 6.0)
     inverse_scale = (1 / scale).astype(np.float32)[:, None]
 
     def to_template(points: np.ndarray) -> np.ndarray:
-        return ragged(uneven(points * inverse_scale)).astype(np.float32)
+        return uneven(points * inverse_scale).astype(np.float32)
 
     return Pelvis(Anatomy(tuple(structures), to_template), bones, organs, scale)
 
@@ -145,7 +148,11 @@ def _body(fat_mm: float, male: bool) -> list[Structure]:
         blend_mm=0,
     )
     body = difference(outline, cleft)
-    return [Structure("skin", "skin", lambda p: body(p) < 0), Structure("fat", "fat", lambda p: body(p) < -2.2)]
+    box = np.array([(-165 - 1.2 * fat_mm, -175, -200), (165 + 1.2 * fat_mm, 175, 200)])
+    return [
+        Structure("skin", "skin", lambda p: body(p) < 0, box),
+        Structure("fat", "fat", lambda p: body(p) < -2.2, box),
+    ]
 
 
 def _outline(fat_mm: float, male: bool) -> Distance:
@@ -165,7 +172,7 @@ def _outline(fat_mm: float, male: bool) -> Distance:
     for sign in (1, -1):
         centre = [(sign * 100, -2), (sign * 96, -4), (sign * 92, -2)]
         half = [(80 + 0.8 * f, 84 + 0.8 * f), (78 + 0.8 * f, 86 + 0.8 * f), (72 + 0.6 * f, 84 + 0.6 * f)]
-        leg = column([-160, -110, -60], [c for c in centre], [h for h in half], power=2.2)
+        leg = column([-160, -110, -60], centre, half, power=2.2)
         legs.append(intersection(leg, half_space((0, 0, -10), (0, 0, 1))))
     parts = [trunk, *legs]
     if male:
@@ -178,20 +185,17 @@ def _wall() -> list[Structure]:
     outer = intersection(
         column([0, 40, 90, 160], [(0, 20), (0, 2), (0, -4), (0, -6)], [(70, 56), (112, 80), (132, 90), (144, 96)], 2.4),
         half_space((0, 66, -18), (0, 0.3, -1)),
-        half_space((0, -42, 0), (0, -1, 0)),
     )
-    inner = grown(outer, -10.0)
-    seam = half_space((0, 58, 0), (0, -1, 0))
+    # Below the iliac crests the wall reaches only from the front to the inguinal ligament.
+    front = union(half_space((0, 44, 0), (0, -1, 0)), half_space((0, 44, 82), (0, -1, -1.3)))
+    wall = intersection(outer, grown(front, 0))
     corners = [(-150, -60, -30), (150, 105, 175)]
-    alba = intersection(difference(outer, inner), ellipsoid((0, 85, 80), (2.5, 60, 160)), seam)
-    septum = grown(outer, -4.5)
-    sheet = difference(grown(outer, -4.0), septum)
-    lateral = difference(sheet, ellipsoid((0, 90, 80), (70, 60, 200)))
+    sheet = difference(grown(wall, -4.0), grown(outer, -4.7), ellipsoid((0, 90, 80), (70, 60, 200)))
+    alba = intersection(wall, ellipsoid((0, 85, 80), (2.5, 60, 160)))
     return [
-        solid("belly_wall", "muscle", difference(outer, grown(inner, 0.0)), corners),
-        solid("belly_septum", "fat", lateral, corners),
-        solid("linea_alba", "ligament", alba, corners),
-        solid("belly", "fat", inner, corners),
+        solid("belly_wall", "muscle", difference(wall, grown(outer, -10.0)), corners),
+        solid("belly_septum", "fat", sheet, corners),
+        solid("linea_alba", "ligament", difference(alba, grown(outer, -10.0)), corners),
     ]
 
 

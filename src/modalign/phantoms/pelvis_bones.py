@@ -4,6 +4,7 @@ Positions are mm in a template of average size, origin midway between the centre
 right, y to the front, z up. One-sided parts are given for the right side.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,8 @@ HEAD_RADIUS = 24.0
 
 _ILIUM = (
     # Corners with half the thickness of the bone there: around the thin middle of the iliac fossa.
-    [(88, 4, 24), (120, 50, 88), (129, 22, 124), (122, -25, 140), (88, -66, 126), (50, -88, 92), (62, -58, 46), (98, -8, 84)],
+    [(88, 4, 26), (120, 50, 88), (129, 22, 124), (122, -25, 140), (88, -66, 126), (50, -88, 92), (62, -58, 46),
+     (98, -8, 84)],
     [(0, 1, 7), (1, 2, 7), (2, 3, 7), (3, 4, 7), (4, 5, 7), (5, 6, 7), (6, 0, 7)],
     [13, 6, 6, 6, 7, 10, 10, 3.2],
 )  # fmt: skip
@@ -76,12 +78,12 @@ class PelvisBones:
         return np.minimum.reduce([shape(points) for shape in shapes])
 
 
+@functools.cache
 def pelvis_bones(detail_mm: float) -> PelvisBones:
     """Tabulate the bones with lattice steps of `detail_mm`."""
     canal = tube(CANAL_PATH, CANAL_RADII, flatten=1.25)
-    right = [(path, radii) for path, radii in _SACRUM_TUBES]
     holes = [tube([(x, -50, z + 4), (x + 1, y, z - 6)], 4.0) for (x, y), z in _FORAMINA]
-    half = difference(union(*[tube(p, r) for p, r in right], blend_mm=5), *holes)
+    half = difference(union(*[tube(path, radii) for path, radii in _SACRUM_TUBES], blend_mm=5), *holes)
     sacrum = union(half, mirrored(half))
     lumbar = union(
         ellipsoid((0, -18, 133), (28, 21, 18)),
@@ -114,12 +116,12 @@ def pelvis_bones(detail_mm: float) -> PelvisBones:
 
 def _hip() -> Distance:
     corners, triangles, radii = _ILIUM
-    socket = intersection(ellipsoid(HEAD, (36, 36, 36)), half_space((97, 4, -6), (0.8, 0.35, -0.5)))
+    socket = intersection(ellipsoid(HEAD, (33, 33, 33)), half_space((97, 4, -6), (0.8, 0.35, -0.5)))
     solid_bone = union(
         plate(corners, triangles, radii), socket, *[tube(path, radii) for path, radii in _HIP_TUBES], blend_mm=8
     )
     # Half the width of the symphysis stays free on either side.
-    return difference(solid_bone, ellipsoid(HEAD, (27, 27, 27)), half_space((2.2, 0, 0), (1, 0, 0)))
+    return difference(solid_bone, ellipsoid(HEAD, (25.8, 25.8, 25.8)), half_space((2.2, 0, 0), (1, 0, 0)))
 
 
 def _femur() -> Distance:
@@ -156,7 +158,8 @@ def bone_structures(bones: PelvisBones, cortex_mm: float) -> list[Structure]:
     for side, hip, femur in zip(("right", "left"), bones.hips, bones.femurs, strict=True):
         sign = 1 if side == "right" else -1
         head = (sign * HEAD[0], HEAD[1], HEAD[2])
-        found.append(solid(f"hip_joint_{side}", "cartilage", ellipsoid(head, (27.5,) * 3), [head], 29))
+        lining = intersection(ellipsoid(head, (26.2,) * 3), half_space((sign * 97, 4, -6), (sign * 0.8, 0.35, -0.5)))
+        found.append(solid(f"hip_joint_{side}", "cartilage", lining, [head], 29))
         limbs += [(f"hip_bone_{side}", hip, flat), (f"femur_{side}", femur, femoral)]
     found.append(solid("disc", "intervertebral_disc", ellipsoid((0, -28, 115), (27, 19, 8)), [(0, -28, 115)], 30))
     for name, bone, marrow in spine:

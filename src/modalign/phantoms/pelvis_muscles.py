@@ -1,11 +1,16 @@
 """Muscles and large vessels of the pelvis and the thighs, in the template of :mod:`modalign.phantoms.pelvis_bones`."""
 
+import functools
+
 import numpy as np
 
 from modalign.phantoms.anatomy import Structure, solid
-from modalign.phantoms.shapes import Distance, marbled, plate, tube
+from modalign.phantoms.shapes import Distance, Lattice, marbled, packed, plate, sampled, tube
 
 Path = list[tuple[float, float, float]]
+
+BODY = np.array([(-230.0, -175, -200), (230, 175, 200)])
+"""A box, mm, that every body fits in."""
 
 _TUBES: dict[str, tuple[Path, list[float]]] = {
     "psoas": ([(44, -14, 170), (54, 2, 100), (70, 27, 45), (83, 36, 8), (93, 14, -30), (107, -14, -62)],
@@ -32,14 +37,31 @@ _TUBES: dict[str, tuple[Path, list[float]]] = {
 _PLATES: dict[str, tuple[Path, list[tuple[int, int, int]], list[float]]] = {
     # Fans around a middle corner, which comes last; numbers are half the thickness.
     "gluteus_maximus": (
-        [(52, -98, 108), (26, -106, 70), (14, -98, 8), (28, -92, -42), (66, -82, -74), (118, -52, -68), (140, -46, -14),
-         (112, -70, 52), (84, -88, 8)],
+        [
+            (52, -98, 108),
+            (26, -106, 70),
+            (14, -98, 8),
+            (28, -92, -42),
+            (66, -82, -74),
+            (118, -52, -68),
+            (140, -46, -14),
+            (112, -70, 52),
+            (84, -88, 8),
+        ],
         [(0, 1, 8), (1, 2, 8), (2, 3, 8), (3, 4, 8), (4, 5, 8), (5, 6, 8), (6, 7, 8), (7, 0, 8)],
         [7, 8, 11, 14, 15, 11, 8, 10, 22],
     ),
     "gluteus_medius": (
-        [(126, -10, 136), (134, 34, 108), (132, 44, 74), (146, -4, 2), (110, -52, 44), (74, -82, 98), (96, -64, 122),
-         (126, -22, 76)],
+        [
+            (126, -10, 136),
+            (134, 34, 108),
+            (132, 44, 74),
+            (146, -4, 2),
+            (110, -52, 44),
+            (74, -82, 98),
+            (96, -64, 122),
+            (126, -22, 76),
+        ],
         [(0, 1, 7), (1, 2, 7), (2, 3, 7), (3, 4, 7), (4, 5, 7), (5, 6, 7), (6, 0, 7)],
         [7, 6, 8, 8, 10, 8, 8, 19],
     ),
@@ -70,20 +92,45 @@ _VESSELS: dict[str, tuple[Path, list[float]]] = {
 }  # fmt: skip
 
 
-def muscle_structures(streaks: Distance, fat_share: float) -> list[Structure]:
-    """The muscles of both sides, cut by sheets of fat along the noise `streaks` that take `fat_share` of them."""
-    found = []
-    for side, sign in (("right", 1.0), ("left", -1.0)):
-        for name, (path, radii) in _TUBES.items():
-            nodes = _placed(path, sign)
-            shape = marbled(tube(nodes, radii), streaks, fat_share)
-            found.append(solid(f"{name}_{side}", "muscle", shape, nodes, max(radii) + 1))
-        for name, (path, triangles, radii) in _PLATES.items():
-            nodes = _placed(path, sign)
-            share = fat_share if max(radii) > 5 else 0.0
-            shape = marbled(plate(nodes, triangles, radii), streaks, share)
-            found.append(solid(f"{name}_{side}", "muscle", shape, nodes, max(radii) + 1))
-    return found
+_SWELLING_MM = {"piriformis": 2, "gemelli": 3, "iliacus": 1.5, "psoas": 1.5, "obturator_internus": 1, "levator_ani": 0,
+                "erector_spinae": 6, "gluteus_maximus": 5, "gluteus_medius": 7, "gracilis": 3, "sartorius": 2,
+                "tensor_fasciae_latae": 4, "obturator_externus": 5, "quadratus_femoris": 4}  # fmt: skip
+"""How far a muscle fills the space up to its neighbours; 9 for those not named."""
+
+
+def muscle_structures(
+    streaks: Distance, fascia: Distance, gap_mm: float, fat_share: float, detail_mm: float
+) -> list[Structure]:
+    """The muscles of both sides as one structure.
+
+    Args:
+        streaks: noise drawn out along the fibres.
+        fascia: the muscles stay within.
+        gap_mm: width of the fat between muscles.
+        fat_share: fraction of the muscle that streaks of fat take.
+        detail_mm: lattice steps that broad muscles are tabulated with.
+    """
+    shapes = []
+    for name, (path, radii) in _TUBES.items():
+        shapes.append((tube(path, radii), _bounds(path, radii), float(_SWELLING_MM.get(name, 9))))
+    for name, (path, _, radii) in _PLATES.items():
+        shapes.append((_plate_table(name, detail_mm), _bounds(path, radii), float(_SWELLING_MM[name])))
+    # One side is described; points of the other are looked up mirrored.
+    pack = packed(shapes, gap_mm, streaks)
+    mirror = np.array([[-1], [1], [1]], dtype=np.float32)
+    both = marbled(lambda points: pack(np.where(points[:1] < 0, points * mirror, points)), streaks, fat_share)
+    return [Structure("muscles", "muscle", lambda points: np.maximum(both(points), fascia(points)) < 0, BODY)]
+
+
+@functools.cache
+def _plate_table(name: str, detail_mm: float) -> Lattice:
+    path, triangles, radii = _PLATES[name]
+    return sampled(plate(path, triangles, radii), np.add(_bounds(path, radii), [[-8], [8]]), detail_mm)
+
+
+def _bounds(path: Path, radii: list[float]) -> np.ndarray:
+    corners = np.asarray(path, dtype=float)
+    return np.stack([corners.min(0) - max(radii), corners.max(0) + max(radii)])
 
 
 def vessel_structures() -> list[Structure]:

@@ -45,7 +45,7 @@ class PelvisOrgans:
     def bladder_centre(self) -> np.ndarray:
         """Centre of the bladder, mm; it grows upwards from its base."""
         lift = 0.0 if self.male else -4.0
-        return BLADDER_BASE + [0, 0.12 * self.bladder_radii[1], 0.86 * self.bladder_radii[2] + lift]
+        return np.add(BLADDER_BASE, [0, 0.12 * self.bladder_radii[1], 0.86 * self.bladder_radii[2] + lift])
 
 
 def draw_organs(rng: np.random.Generator, male: bool) -> PelvisOrgans:
@@ -130,12 +130,16 @@ def _genitals(organs: PelvisOrgans, folds: Distance, lumps: Distance) -> list[St
     found = []
     for side, sign in (("right", 1), ("left", -1)):
         path = [(sign * 4, -8, -2), (sign * 18, -12, 5), (sign * 33, -13, 11)]
-        found.append(solid(f"seminal_vesicle_{side}", "seminal_vesicle", rough(tube(path, [4, 6.5, 5]), folds, 1.2), path, 9))
+        found.append(
+            solid(f"seminal_vesicle_{side}", "seminal_vesicle", rough(tube(path, [4, 6.5, 5]), folds, 1.2), path, 9)
+        )
         crus = [(sign * 34, 12, -66), (sign * 18, 30, -62), (sign * 9, 58, -66), (sign * 8, 82, -78)]
         found.append(solid(f"corpus_{side}", "seminal_vesicle", rough(tube(crus, [5, 8, 9, 9]), lumps, 0.8), crus, 12))
         testis = (sign * 18.0, 66.0, -112.0)
         turn = Rotation.from_euler("y", 12 * sign, degrees=True).as_matrix()
-        found.append(solid(f"testis_{side}", "prostate_peripheral", ellipsoid(testis, (14, 15, 21), turn), [testis], 24))
+        found.append(
+            solid(f"testis_{side}", "prostate_peripheral", ellipsoid(testis, (14, 15, 21), turn), [testis], 24)
+        )
     bulb = [(0, 8, -64), (0, 26, -66), (0, 54, -72)]
     found.append(solid("bulb", "seminal_vesicle", tube(bulb, [8, 8, 6]), bulb, 10))
     return found
@@ -159,4 +163,3 @@ def _uterus(organs: PelvisOrgans, folds: Distance, lumps: Distance) -> list[Stru
         found.append(solid(f"ovary_{side}", "uterus", rough(ellipsoid(ovary, (13, 10, 16)), folds, 1.0), [ovary], 20))
         found.append(solid(f"follicle_{side}", "urine", ellipsoid(follicle, (5, 4, 5)), [follicle], 8))
     return found
-

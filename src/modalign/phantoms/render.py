@@ -1,19 +1,20 @@
 """Turning an anatomy into an image: one value per tissue, partial volume at surfaces, texture within tissues."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage as ndi
 
 from modalign.phantoms.anatomy import Anatomy
-from modalign.phantoms.motion import slab_points
+from modalign.phantoms.motion import block_points
 from modalign.volumes import Grid, apply_affine
 
 Map = Callable[[np.ndarray], np.ndarray]
 """Points (3, ...), RAS mm of a scan -> the points (3, ...), mm, where the anatomy has this tissue."""
 
-_POINTS_AT_ONCE = 500_000
+_BLOCK = (40, 40, 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +61,9 @@ class Raster:
             strength = np.array([texture.amplitude.get(t, 0.0) for t in self.anatomy.tissues], dtype=np.float32)
             amplitude = strength[self.centres]
             amplitude.ravel()[self.mixed] = strength[self.parts].mean(1)
-            for start, stop in _slabs(self.grid):
-                noise = texture.noise(_referred(slab_points(self.grid, start, stop), self.to_reference))
-                image[..., start:stop] += amplitude[..., start:stop] * noise
+            for block in _blocks(self.grid):
+                points = _referred(block_points(self.grid, block), self.to_reference)
+                image[block] += amplitude[block] * texture.noise(points)
         return image
 
     def labels(self, label_of: Mapping[str, int]) -> np.ndarray:
@@ -85,22 +86,26 @@ def rasterise(anatomy: Anatomy, grid: Grid, *, supersample: int = 2, to_referenc
         to_reference: maps the scan's points into the anatomy, such as :meth:`Motion.inverse`.
     """
     centres = np.empty(grid.shape, dtype=np.uint8)
-    for start, stop in _slabs(grid):
-        centres[..., start:stop] = anatomy.at(_referred(slab_points(grid, start, stop), to_reference))
-    if supersample == 1:
-        mixed, parts = np.zeros(0, dtype=np.intp), np.zeros((0, 1), dtype=np.uint8)
-        return Raster(grid, anatomy, centres, mixed, parts, to_reference)
-    surface = ndi.maximum_filter(centres, 3) != ndi.minimum_filter(centres, 3)
-    mixed = np.flatnonzero(surface)
+    for block in _blocks(grid):
+        centres[block] = anatomy.at(_referred(block_points(grid, block), to_reference))
+    surface = np.zeros(grid.shape, dtype=bool)
+    if supersample > 1:
+        surface = ndi.maximum_filter(centres, 3) != ndi.minimum_filter(centres, 3)
     steps = (np.arange(supersample) + 0.5) / supersample - 0.5
     offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij")).reshape(3, 1, -1)
-    parts = np.empty((mixed.size, offsets.shape[2]), dtype=np.uint8)
-    chunk = _POINTS_AT_ONCE // offsets.shape[2]
-    for start in range(0, mixed.size, chunk):
-        voxels = np.stack(np.unravel_index(mixed[start : start + chunk], grid.shape))[:, :, None]
-        points = apply_affine(grid.affine, voxels + offsets)
-        parts[start : start + chunk] = anatomy.at(_referred(points, to_reference))
-    return Raster(grid, anatomy, centres, mixed, parts, to_reference)
+    mixed, parts = [], []
+    for block in _blocks(grid):
+        found = np.nonzero(surface[block])
+        if not found[0].size:
+            continue
+        voxels = np.stack([f + b.start for f, b in zip(found, block, strict=True)])
+        points = apply_affine(grid.affine, voxels[:, :, None] + offsets)
+        mixed.append(np.ravel_multi_index(tuple(voxels), grid.shape))
+        parts.append(anatomy.at(_referred(points, to_reference)))
+    if not mixed:
+        empty = np.zeros((0, offsets.shape[2]), dtype=np.uint8)
+        return Raster(grid, anatomy, centres, np.zeros(0, dtype=np.intp), empty, to_reference)
+    return Raster(grid, anatomy, centres, np.concatenate(mixed), np.concatenate(parts), to_reference)
 
 
 def render(
@@ -130,6 +135,8 @@ def _referred(points: np.ndarray, to_reference: Map | None) -> np.ndarray:
     return (points if to_reference is None else to_reference(points)).astype(np.float32)
 
 
-def _slabs(grid: Grid) -> list[tuple[int, int]]:
-    thickness = max(1, _POINTS_AT_ONCE // (grid.shape[0] * grid.shape[1]))
-    return [(z, min(z + thickness, grid.shape[2])) for z in range(0, grid.shape[2], thickness)]
+def _blocks(grid: Grid) -> Iterator[tuple[slice, slice, slice]]:
+    """Boxes of neighbouring voxels, small enough to stay in the processor's cache."""
+    for corner in itertools.product(*[range(0, n, b) for n, b in zip(grid.shape, _BLOCK, strict=True)]):
+        x, y, z = (slice(c, min(c + b, n)) for c, b, n in zip(corner, _BLOCK, grid.shape, strict=True))
+        yield x, y, z

@@ -104,10 +104,10 @@ def tube(path: Sequence[Sequence[float]], radii: Sequence[float] | float, flatte
 
 def plate(corners: Sequence[Sequence[float]], triangles: Sequence[Sequence[int]], radii: Sequence[float]) -> Distance:
     """A bent sheet of bone or muscle: triangles between `corners` (N, 3), `radii` (N,) half its thickness there."""
-    nodes, sizes = np.asarray(corners, dtype=np.float64), np.asarray(radii, dtype=np.float64)
+    nodes, sizes = np.asarray(corners, dtype=np.float32), np.asarray(radii, dtype=np.float32)
 
     def distance(points: np.ndarray) -> np.ndarray:
-        result = np.full(points.shape[1], np.inf)
+        result = np.full(points.shape[1], np.inf, dtype=np.float32)
         for triangle in triangles:
             np.minimum(result, _triangle(points, nodes[list(triangle)], sizes[list(triangle)]), out=result)
         return result.astype(np.float32)
@@ -227,6 +227,55 @@ def stretched(noise: Distance, factors: Sequence[float]) -> Distance:
     return lambda points: noise(points * scale)
 
 
-def wobble(noises: Sequence[Distance], amplitude_mm: float) -> Distance:
-    """A map that moves points (3, N) by three noises times `amplitude_mm`: shapes looked up there become uneven."""
-    return lambda points: points + np.float32(amplitude_mm) * np.stack([noise(points) for noise in noises])
+def wobble(
+    rng: np.random.Generator, bounds: np.ndarray, parts: Sequence[tuple[float, float]], step: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A random smooth map of points (3, N), mm, that makes the shapes looked up there individual and uneven.
+
+    Args:
+        rng: the source of randomness.
+        bounds: (2, 3) mm, where the map varies.
+        parts: (scale, amplitude) mm of the displacements that add up, see :func:`smooth_noise`.
+        step: mm, lattice spacing of the map; at most half the finest scale.
+    """
+    tables = []
+    for _ in range(3):
+        noises = [(smooth_noise(rng, scale), amplitude) for scale, amplitude in parts]
+        tables.append(sampled(_total(noises), bounds, step))
+
+    def moved(points: np.ndarray) -> np.ndarray:
+        return points + np.stack([table(points) for table in tables])
+
+    return moved
+
+
+def _total(noises: list[tuple[Lattice, float]]) -> Distance:
+    return lambda points: sum(np.float32(amplitude) * noise(points) for noise, amplitude in noises)  # type: ignore[return-value]
+
+
+def packed(
+    shapes: Sequence[tuple[Distance, np.ndarray, float]], gap_mm: float, noise: Distance | None = None
+) -> Distance:
+    """Neighbours that swell until they touch, like the muscles of a limb, with thin gaps where they meet.
+
+    Args:
+        shapes: (distance, bounds (2, 3) mm, swelling mm) of each, bounds before swelling.
+        gap_mm: width of the gaps.
+        noise: makes the gaps uneven, by up to about twice their width.
+    """
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        first = np.full(points.shape[1], np.float32(50))
+        second = first.copy()
+        low, high = points.min(1), points.max(1)
+        for shape, bounds, swelling in shapes:
+            margin = swelling + gap_mm
+            if (low > bounds[1] + margin).any() or (high < bounds[0] - margin).any():
+                continue
+            own = shape(points) - np.float32(swelling)
+            np.minimum(second, np.maximum(first, own), out=second)
+            np.minimum(first, own, out=first)
+        width = np.float32(gap_mm) if noise is None else np.float32(gap_mm) * (1 + 0.6 * noise(points))
+        return np.maximum(first, width - (second - first))
+
+    return distance

@@ -44,7 +44,7 @@ def _displacement(key: str) -> np.ndarray:
 def _simard(record: Record, grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Uniform noise in [-1, 1], Gaussian-smoothed, times alpha; voxels. `in_plane`: x and y only, one field for all
     slices, or a new one for `each_slice`."""
-    shape, sigma = grid.shape, list(record["sigma_voxels"])
+    shape, sigma = list(grid.shape), list(record["sigma_voxels"])
     if record["in_plane"] and not record["each_slice"]:
         shape, sigma = shape[:2], sigma[:2]
     elif record["in_plane"]:
@@ -83,7 +83,7 @@ def _bspline(record: Record, grid: Grid, rng: np.random.Generator) -> np.ndarray
     free = np.zeros((n, n, n), dtype=bool)
     free[(slice(locked, n - locked),) * 3] = True
     coefficients[:, ~free] = 0
-    scale = [(n - 3) / max(size - 1, 1) for size in grid.shape]
+    scale = np.diag([(n - 3) / max(size - 1, 1) for size in grid.shape])
     return np.stack(
         [
             ndi.affine_transform(c, scale, 1.0, output_shape=grid.shape, order=3, prefilter=False, mode="nearest")

@@ -69,12 +69,12 @@ def world_points(grid: Grid) -> np.ndarray:
 
 
 def similarity_about_centre(
-    grid: Grid, rotation_deg: Sequence[float], translation_mm: Sequence[float], scale: float = 1.0
+    grid: Grid, rotation_deg: np.ndarray, translation_mm: np.ndarray, scale: float = 1.0
 ) -> np.ndarray:
     """The 4 x 4 map of a rotation (about R, then A, then S), an isotropic scaling and a translation about the centre
     of `grid`, RAS mm."""
     centre = apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2)
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", rotation_deg, degrees=True).as_matrix() * scale
-    matrix[:3, 3] = centre + np.asarray(translation_mm) - matrix[:3, :3] @ centre
+    matrix[:3, 3] = centre + translation_mm - matrix[:3, :3] @ centre
     return matrix

@@ -60,9 +60,15 @@ def resample(volume: Volume, grid: Grid, order: int = 1, fill: float | None = No
     if np.abs(matrix - np.diag(diagonal)).max() > 1e-5 / max(grid.shape):
         positions = apply_affine(to_source, np.indices(grid.shape, dtype=np.float64))
         return Volume(sample(data, positions, order, fill), grid.affine.copy())
-    # SciPy has a separable path for diagonal matrices, several times as fast.
+    # No positions in memory, three times as fast.
     values = ndi.affine_transform(
-        data, diagonal, to_source[:3, 3], output_shape=grid.shape, order=order, mode="nearest", output=data.dtype
+        data,
+        np.diag(diagonal),
+        to_source[:3, 3],
+        output_shape=grid.shape,
+        order=order,
+        mode="nearest",
+        output=data.dtype,
     )
     if fill is not None:
         for axis, size in enumerate(volume.shape):
@@ -78,22 +84,15 @@ def resized_grid(grid: Grid, size: tuple[int, int, int]) -> Grid:
     affine = grid.affine.copy()
     affine[:3, :3] = affine[:3, :3] * ratio
     affine[:3, 3] += grid.affine[:3, :3] @ ((ratio - 1) / 2)
-    return Grid(tuple(int(n) for n in size), affine)
+    return Grid(size, affine)
 
 
 def respaced_grid(grid: Grid, spacing_mm: np.ndarray) -> Grid:
     """A grid with `spacing_mm` about the same centre, as many voxels as the field of view holds (rounded)."""
     ratio = np.asarray(spacing_mm, dtype=float) / grid.spacing
-    size = np.maximum(np.round(np.array(grid.shape) / ratio), 1).astype(int)
+    x, y, z = (max(round(n / r), 1) for n, r in zip(grid.shape, ratio, strict=True))
     affine = grid.affine.copy()
     affine[:3, :3] = affine[:3, :3] * ratio
-    start = (np.array(grid.shape) - 1) / 2 - ratio * (size - 1) / 2
+    start = (np.array(grid.shape) - 1) / 2 - ratio * (np.array([x, y, z]) - 1) / 2
     affine[:3, 3] += grid.affine[:3, :3] @ start
-    return Grid(tuple(size.tolist()), affine)
-
-
-def shifted_grid(grid: Grid, start: np.ndarray, size: tuple[int, int, int]) -> Grid:
-    """The grid of `size` voxels whose voxel 0 is voxel `start` of `grid` (negative: padding before)."""
-    affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ np.asarray(start, dtype=float)
-    return Grid(tuple(int(n) for n in size), affine)
+    return Grid((x, y, z), affine)

@@ -5,6 +5,7 @@ Every spatial step goes through these functions, so that masks, labels, the true
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def parts_of(side: str) -> dict[str, int]:
 def regrid(case: Case, side: str, grid: Grid, fill: dict[str, float]) -> Case:
     """Resample everything on one side to `grid`; nothing moves in the world."""
     old = getattr(case, side).grid
-    changed = {
+    changed: dict[str, Any] = {
         part: resample(volume, grid, order, fill.get(part, 0.0))
         for part, order in parts_of(side).items()
         if (volume := getattr(case, part)) is not None
@@ -44,7 +45,9 @@ def cut(case: Case, side: str, start: Sequence[int], size: Sequence[int], fill: 
 
     def pick(data: np.ndarray, value: float | None) -> np.ndarray:
         shape = data.shape[-3:]
-        inner = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, size, shape, strict=True))
+        inner: tuple[Any, ...] = tuple(
+            slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, size, shape, strict=True)
+        )
         before = [max(-s, 0) for s in start]
         after = [max(s + n - m, 0) for s, n, m in zip(start, size, shape, strict=True)]
         padding = [(0, 0)] * (data.ndim - 3) + list(zip(before, after, strict=True))
@@ -55,7 +58,7 @@ def cut(case: Case, side: str, start: Sequence[int], size: Sequence[int], fill: 
 
     affine = getattr(case, side).affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.asarray(start, dtype=float)
-    changed = {
+    changed: dict[str, Any] = {
         part: Volume(pick(volume.data, fill.get(part, 0)), affine.copy())
         for part in parts_of(side)
         if (volume := getattr(case, part)) is not None
@@ -67,7 +70,7 @@ def cut(case: Case, side: str, start: Sequence[int], size: Sequence[int], fill: 
 
 def reoriented(case: Case) -> Case:
     """All parts with axes along R, A, S (flips and swaps only)."""
-    changed: dict[str, Volume | np.ndarray] = {
+    changed: dict[str, Any] = {
         part: volume.canonical()
         for part in (*FIXED_PARTS, *MOVING_PARTS)
         if (volume := getattr(case, part)) is not None
@@ -85,7 +88,7 @@ def move_frame(case: Case, matrix: np.ndarray) -> Case:
     `matrix` (4 x 4, RAS mm) maps the new world to the old one, as a registration's fixed-to-moving transform does.
     """
     new_affine = np.linalg.inv(matrix) @ case.moving.affine
-    changed = {
+    changed: dict[str, Any] = {
         part: Volume(volume.data, new_affine.copy())
         for part in MOVING_PARTS
         if (volume := getattr(case, part)) is not None
@@ -98,7 +101,7 @@ def deform(case: Case, side: str, records: list[maps.Record], fill: dict[str, fl
     """Deform one scan with all that belongs to it: ``new(p) = old(d(p))``, d given by `records` (see maps.py)."""
     grid: Grid = getattr(case, side).grid
     old_points = maps.apply(records, maps.world_points(grid))
-    changed = {
+    changed: dict[str, Any] = {
         part: Volume(sample_at(volume, old_points, order, fill.get(part, 0)), grid.affine.copy())
         for part, order in parts_of(side).items()
         if (volume := getattr(case, part)) is not None

@@ -53,8 +53,8 @@ def mind(
 ) -> Tensor:
     """The neighbourhood descriptor of every voxel (Heinrich et al. 2012, Eq. 4-6), at most 1.
 
-    ``exp(-D(x, x + r) / V(x))`` with D the Gaussian-weighted squared difference of the patches at x and ``x + r``, and V
-    the mean of D over the nearest neighbours; divided by its maximum over the offsets r.
+    ``exp(-D(x, x + r) / V(x))`` with D the Gaussian-weighted squared difference of the patches at x and ``x + r``,
+    and V the mean of D over the nearest neighbours; divided by its maximum over the offsets r.
 
     Args:
         image: (B, 1, *S) with two or three spatial axes.
@@ -68,7 +68,7 @@ def mind(
     """
     neighbours = _nearest_neighbours(image.ndim - 2, 1)
     region = neighbours if offsets is None else [tuple(offset) for offset in offsets]
-    reach = max(1, max(abs(component) for offset in region for component in offset))
+    reach = max(1, *(abs(component) for offset in region for component in offset))
     padded = functional.pad(image, [reach] * 2 * (image.ndim - 2), mode="replicate")
     every = list(dict.fromkeys([*region, *neighbours]))
     squared = torch.cat([(image - _shifted(padded, offset, reach)).square() for offset in every], dim=1)

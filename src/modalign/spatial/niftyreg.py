@@ -29,7 +29,9 @@ def binary(name: str, folder: Path | str | None = None) -> Path:
     if folder is not None:
         found = shutil.which(name, path=str(folder))
         if found is None:
-            raise ModalignError(f"binary_folder {folder} holds no executable {name}: name NiftyReg's folder of binaries")
+            raise ModalignError(
+                f"binary_folder {folder} holds no executable {name}: name NiftyReg's folder of binaries"
+            )
         return Path(found)
     bundled = _bundled_folder()
     found = (bundled and shutil.which(name, path=str(bundled))) or shutil.which(name)

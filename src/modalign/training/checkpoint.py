@@ -20,15 +20,6 @@ def fingerprint(options: Mapping[str, Any], data: str, code: str, seed: int) -> 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def code_digest(*places: Path) -> str:
-    """A digest of the Python files at `places` (files or folders), by name and content."""
-    digest = hashlib.sha256()
-    for place in places:
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint at once or not at all."""
     with replacing(path) as temporary:

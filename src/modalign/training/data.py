@@ -105,9 +105,8 @@ class PackedCases:
         random = generator(self.seed, *self.purpose, "crops and flips", str(step))
         return self._collate(fixed, moving, random)
 
-    def in_order(self, first: int, last: int) -> Batch:
-        """Images number `first` to `last - 1` as they are, whole and unflipped."""
-        numbers = list(range(first, min(last, len(self))))
+    def pick(self, numbers: list[int]) -> Batch:
+        """The images of these numbers as they are, whole and unflipped."""
         return self._collate(numbers, numbers, None)
 
     def limits(self, part: str, low: float = 0.1, high: float = 99.9) -> tuple[float, float]:

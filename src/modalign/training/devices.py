@@ -1,9 +1,7 @@
-"""Where a training runs: the device by name, fixed randomness, peak memory, and what Lightning Fabric does on GPUs."""
+"""Where a training runs: the device by name, fixed randomness, and what Lightning Fabric does on GPUs."""
 
 import os
 import random
-import resource
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -43,7 +41,7 @@ def make_deterministic(seed: int, device: str, threads: int, *purpose: str) -> N
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     derived = derive_seed(seed, *purpose)
     random.seed(derived)
@@ -71,14 +69,6 @@ def restore_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"].cpu())
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
-
-
-def peak_memory_mib(device: str) -> float:
-    """The most memory in use so far, in MiB: of the process on a CPU, of the tensors on cuda."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class OneCpu:

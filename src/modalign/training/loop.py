@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from modalign.errors import ModalignError
+from modalign.memory import peak_memory_mb
 from modalign.training import checkpoint
 from modalign.training.data import Batch
 from modalign.training.devices import (
     accelerate,
     make_deterministic,
-    peak_memory_mib,
     random_states,
     restore_random_states,
 )
@@ -75,7 +75,7 @@ def fit(
 
     Returns:
         The record: steps, seconds (over all resumes), parameters, best_validation and best_step (None without
-        `validate`), device, peak_memory_mib, resumes.
+        `validate`), device, peak_memory_mb, resumes.
 
     Raises:
         ModalignError: a loss is not finite.
@@ -192,7 +192,7 @@ def fit(
         "best_validation": best["validation"],
         "best_step": best["step"],
         "device": device,
-        "peak_memory_mib": peak_memory_mib(device),
+        "peak_memory_mb": peak_memory_mb(device),
         "resumes": resumes,
     }
 

@@ -68,7 +68,7 @@ def stop_signals() -> Iterator[Callable[[], int]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def receive(number: int, _: object) -> None:
         received[0] = number
@@ -98,6 +98,8 @@ def progress_bar(total: int, step: int, active: bool = True) -> Iterator[Callabl
 
         def show(step: int, row: Mapping[str, Any]) -> None:
             shown = " ".join(f"{name} {value:.3g}" for name, value in row.items() if name not in FIRST_COLUMNS)
-            bar.update(task, completed=step, **({"losses": shown} if shown else {}))
+            bar.update(task, completed=step)
+            if shown:
+                bar.update(task, losses=shown)
 
         yield show

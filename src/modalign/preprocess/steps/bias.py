@@ -33,8 +33,8 @@ def n4(
         bias = estimate_bias(volume, shrink, iterations, convergence, bias_fwhm, otsu_bins)
         record[side] = {"bias_min": float(bias.min()), "bias_max": float(bias.max())}
         corrected = volume.like((volume.data / bias).astype(np.float32))
-        unit = Intensity(unit="a.u. (bias corrected)")
-        case = replace(case, **{side: corrected, f"{side}_intensity": unit})
+        changed: dict[str, Any] = {side: corrected, f"{side}_intensity": Intensity(unit="a.u. (bias corrected)")}
+        case = replace(case, **changed)
     return case, record
 
 

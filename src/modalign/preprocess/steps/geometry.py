@@ -69,9 +69,7 @@ def resample_fixed(
     return case, {"spacing_mm": target.tolist()}
 
 
-def resize(
-    case: Case, context: StepContext, *, size: Size, keep_aspect: bool = False, enlarge: bool = True
-) -> Outcome:
+def resize(case: Case, context: StepContext, *, size: Size, keep_aspect: bool = False, enlarge: bool = True) -> Outcome:
     """Give the fixed scan `size` voxels (None keeps an axis) over the same field of view.
 
     With `keep_aspect`, x and y get one common factor, the largest that fits into `size`; a padding step completes

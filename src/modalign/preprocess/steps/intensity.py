@@ -79,9 +79,7 @@ def zscore(case: Case, context: StepContext, *, of: str = "mr", within: str = "v
     return case, record
 
 
-def dataset_scale(
-    case: Case, context: StepContext, *, of: str = "ct", range: Sequence[float] = (-1.0, 1.0)
-) -> Outcome:
+def dataset_scale(case: Case, context: StepContext, *, of: str = "ct", range: Sequence[float] = (-1.0, 1.0)) -> Outcome:
     """z-score, then min-max onto `range`, with mean, sd, minimum and maximum of all training scans together.
 
     The two maps are linear, so they are applied as one; values beyond the training extremes are clipped to `range`.
@@ -140,7 +138,7 @@ def _linear(case: Case, side: str, slope: float, intercept: float, limits: Seque
 
     def apply(data: np.ndarray) -> np.ndarray:
         mapped = data.astype(np.float64) * slope + intercept
-        return mapped if limits is None else np.clip(mapped, *limits)
+        return mapped if limits is None else np.clip(mapped, limits[0], limits[1])
 
     return map_values(case, side, apply, new)
 

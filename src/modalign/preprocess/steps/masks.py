@@ -11,11 +11,6 @@ from modalign.preprocess.context import StepContext
 from modalign.preprocess.sampling import HOUNSFIELD
 from modalign.volumes import Volume
 
-LEARN2REG_EXCEPTIONS = {
-    "0010": {"ct_above_hu": -1023.0, "mr_erosion": 3},
-    "0014": {"mr_erosion": 4},
-}
-
 
 def foreground_masks(
     case: Case,
@@ -39,7 +34,8 @@ def foreground_masks(
         family, threshold = ("ct", "ct_above_hu") if context.modality(side) in HOUNSFIELD else ("mr", "mr_above")
         volume: Volume = getattr(case, side)
         mask = _erode(volume.data > numbers[threshold], int(numbers[f"{family}_erosion"]))
-        case = replace(case, **{f"{side}_mask": volume.like(mask.astype(np.uint8))})
+        changed: dict[str, Any] = {f"{side}_mask": volume.like(mask.astype(np.uint8))}
+        case = replace(case, **changed)
     return case, numbers
 
 

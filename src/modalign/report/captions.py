@@ -1,0 +1,130 @@
+"""Sentences that say what the numbers of a table are: whose data, how many, tested how."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from modalign.papers import Table
+from modalign.report.result import BlockResult, TableOptions
+
+NAMES = {
+    "rbg": "RbG",
+    "registformer": "RegistFormer",
+    "locor": "Locor",
+    "imse": "IMSE",
+    "cao2018": "Cao et al. 2018",
+    "own": "Own comparison",
+}
+
+
+def heading(table: Table) -> str:
+    """Paper, number and what is compared."""
+    return f"{NAMES.get(table.paper, table.paper)}, table {table.number}: {table.title}"
+
+
+def data_label(dataset: str, manifest: Mapping[str, Any] | None, split: str) -> str:
+    """The data of a column in few words, such as ``phantom 64 × 64 × 16, n = 4 patients``."""
+    if manifest is None:
+        return "no data"
+    cases = [case for case in manifest["cases"] if case["split"] == split]
+    shapes = {tuple(case["shape"]) for case in cases if case.get("shape")}
+    size = " × ".join(map(str, shapes.pop())) if len(shapes) == 1 else "sizes vary" if shapes else ""
+    kind = "phantom" if manifest.get("source") == "phantom" else ""
+    what = " ".join(part for part in (kind, size) if part)
+    return ", ".join(part for part in (what, f"n = {patients(len(cases))}") if part)
+
+
+def patients(number: int) -> str:
+    """A number of patients in words."""
+    return "1 patient" if number == 1 else f"{number} patients"
+
+
+def warning(table: Table, blocks: tuple[BlockResult, ...], info: Mapping[str, Mapping[str, Any]]) -> str:
+    """What must not be overlooked: phantoms, random features, a stand-in for private data; empty if nothing."""
+    columns = [column for block in blocks for column in block.columns]
+    present = [column for column in columns if column.column.dataset in info]
+    parts = []
+    if any(column.phantom for column in present):
+        all_phantom = all(column.phantom for column in present)
+        which = "" if all_phantom else " in the columns marked so"
+        parts.append(
+            f"PHANTOM DATA{which}: the reproduced numbers come from made-up anatomy, not from the paper's patients. "
+            "They test the methods and the code, and can't be compared with the printed numbers."
+        )
+    if any(column.random_features for column in columns):
+        parts.append(
+            "RANDOM FEATURES: columns named so use networks with random weights. They are not the published measures."
+        )
+    if table.stand_in and any(column.column.dataset in table.stand_ins and not column.phantom for column in present):
+        parts.append("STAND-IN DATA: " + table.stand_in)
+    return " ".join(parts)
+
+
+def caption(
+    table: Table, blocks: tuple[BlockResult, ...], options: TableOptions, info: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """The caption, sentence by sentence."""
+    cells = [cell for block in blocks for row in block.cells for cell in row]
+    unit = "patients" if options.unit == "patient" else "slices"
+    first = "seeds and slices are averaged within a patient first" if unit == "patients" else "seeds are averaged first"
+    below = ", and below it, smaller, what the paper prints" if table.printed_source else ""
+    lines = [f"Each cell: reproduced mean ± sd over {unit} ({first}){below}."]
+    if any(cell.seeds and not cell.n for cell in cells):
+        lines.append("A measure of the whole set, such as FID, has one value per seed, and its sd is over seeds.")
+    lines.append(_reproduced(blocks, table, info))
+    if table.printed_source:
+        lines += [f"Printed: {table.printed_source}.", _printed_tests(table)]
+    if table.stand_in:
+        lines.append(table.stand_in)
+    if table.split == "validation":
+        lines.append("Validation cases, as in the paper.")
+    lines.append("Best in bold, second best underlined; the unaligned reference isn't ranked.")
+    lines += _tests(table, blocks, options)
+    if options.unit == "slice":
+        lines.append("Slices of one patient are alike, so p values over slices are too small.")
+    seeds = sorted({cell.seeds for cell in cells if cell.seeds})
+    if seeds:
+        lines.append("Seeds: " + (str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}") + ".")
+    if table.show_beats:
+        lines.append(f"b/n: the number of {unit}, of n, on which a method is better than the proposed one.")
+    return tuple(line for line in lines if line)
+
+
+def _reproduced(blocks: tuple[BlockResult, ...], table: Table, info: Mapping[str, Mapping[str, Any]]) -> str:
+    datasets = dict.fromkeys(column.column.dataset for block in blocks for column in block.columns)
+    known = [f"{name} ({data_label(name, info[name], table.split)})" for name in datasets if name in info]
+    absent = [name for name in datasets if name not in info]
+    text = f"Reproduced on: {', '.join(known)}." if known else "Nothing reproduced yet."
+    return text + (f" Not in this run: {', '.join(absent)}." if absent else "")
+
+
+def _printed_tests(table: Table) -> str:
+    if table.significance == "none printed":
+        return "The paper prints no significance in this table."
+    unit = f" (over {table.unit}s)" if table.unit != "not stated" else ""
+    return f"Printed marks{unit}: {table.significance}."
+
+
+def _tests(table: Table, blocks: tuple[BlockResult, ...], options: TableOptions) -> list[str]:
+    cells = [cell for block in blocks for row in block.cells for cell in row]
+    names = " or ".join(dict.fromkeys(block.block.proposed for block in blocks))
+    absent = [block.block for block in blocks if any("proposed" in column.untested for column in block.columns)]
+    tested = [cell for cell in cells if cell.significance]
+    lines = []
+    if tested:
+        over = "patients" if options.unit == "patient" else "slices"
+        lines.append(
+            f"Marks: Wilcoxon signed-rank test against {names} over {over}, two-sided, pairs without difference "
+            f"dropped, Holm-corrected over the rows of a column: ** p < 0.001, * p < 0.05, n.s. p ≥ 0.05."
+        )
+        best = min(cell.smallest_p for cell in tested)
+        if best >= 0.05:
+            lines.append(f"With so few pairs no p can be below {best:.3g}, before correction: n.s. says nothing here.")
+    if any(not math.isnan(cell.ci_low) for cell in cells):
+        lines.append(
+            f"Intervals: {options.confidence:.0%} percentile bootstrap over patients, {options.n_boot} draws; they are "
+            "too narrow for fewer than ten patients."
+        )
+    if absent:
+        lines.append(f"Nothing is tested where the proposed method ({names}) has no results.")
+    return lines

@@ -1,0 +1,433 @@
+"""Tables: what fills them, what is said where nothing does, and how they are written."""
+
+import csv
+import io
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+from modalign import papers
+from modalign.errors import ConfigError, DataError
+from modalign.papers import Block, Column, Footnote, Row, Table
+from modalign.report import render_csv, render_html, render_latex, render_markdown
+from modalign.report.own import comparison_table
+from modalign.report.ranking import rank_methods
+from modalign.report.result import BEYOND, TableOptions, TableResult
+from modalign.report.tables import build_table, write_table
+from modalign.statistics import COLUMNS
+
+DATA = "learn2reg-abdomen-mr-ct"
+N_BOOT = 200
+
+
+def write(folder: Path, method: str, values: dict[str, list[float]], seed: int = 0, dataset: str = DATA) -> Path:
+    """A metrics file with one value per case and metric; metrics with a leading * have one value for the set."""
+    lines = ["\t".join(COLUMNS)]
+    for metric, numbers in values.items():
+        for i, number in enumerate(numbers):
+            case = "" if metric.startswith("*") else f"p{i:02d}"
+            lines.append("\t".join([dataset, method, str(seed), case, "", "", metric.lstrip("*"), repr(float(number))]))
+    path = folder / f"{dataset}-{method}-{seed}.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def manifest(n: int, source: str = "real", split: str = "test") -> dict:
+    cases = [{"case": f"p{i:02d}", "split": split, "shape": [64, 64, 16]} for i in range(n)]
+    return {DATA: {"source": source, "cases": cases}}
+
+
+def toy(**changes: object) -> Table:
+    """A table with printed numbers, borrowed from Locor's."""
+    rows = (
+        Row("Initial", "identity", reference=True),
+        Row("ANTs & co", "syn-locor", "Tools", printed={"method": "ANTs (Mattes MI)"}),
+        Row("SRWCR", "srwcr", "Tools", printed={"method": "SRWCR"}),
+        Row("Locor", "locor", "Proposed", printed={"method": "Locor (ours)"}),
+    )
+    columns = (
+        Column("dice", "Dice", DATA, "higher", 2, printed={"dataset": DATA, "metric": "dice"}),
+        Column("fid", "FID", DATA, "lower", 1),
+    )
+    note = Footnote("Looks odd.", "misprint", ({"method": "SRWCR", "metric": "dice"},))
+    options = {"footnotes": (note,)} | changes
+    return Table("locor", 1, "a toy", (Block(rows, columns, "Locor"),), "4 test cases", "Wilcoxon", **options)
+
+
+def cell(result: TableResult, label: str, column: int = 0, block: int = 0):
+    found = result.blocks[block]
+    return found.cells[[row.label for row in found.rows].index(label)][column]
+
+
+@pytest.fixture
+def eight(tmp_path: Path) -> dict:
+    """Eight patients; identity worst, Locor best, SRWCR close to it."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.6, 0.8, 8)
+    values = {
+        "identity": base - 0.3,
+        "syn-locor": base - 0.1 + rng.normal(0, 0.01, 8),
+        "srwcr": base - 0.01 + rng.normal(0, 0.02, 8),
+        "locor": base,
+    }
+    fid = {"identity": 50, "syn-locor": 30, "srwcr": 20, "locor": 10}
+    paths = [write(tmp_path, m, {"dice": list(v), "*fid": [fid[m]]}) for m, v in values.items()]
+    statuses = {(DATA, m): {"ok": True, "reason": ""} for m in values}
+    return {"values": values, "paths": paths, "statuses": statuses, "info": manifest(8)}
+
+
+def build(eight: dict, table: Table | None = None, info: dict | None = None, **options: object) -> TableResult:
+    settings = TableOptions(n_boot=N_BOOT, **options)
+    return build_table(table or toy(), eight["paths"], eight["statuses"], info or eight["info"], settings)
+
+
+class TestNumbers:
+    def test_mean_sd_n(self, eight: dict) -> None:
+        found = cell(build(eight), "SRWCR")
+        values = eight["values"]["srwcr"]
+        assert (found.mean, found.sd) == pytest.approx((values.mean(), values.std(ddof=1)))
+        assert (found.n, found.seeds) == (8, 1)
+        assert found.ci_low < found.mean < found.ci_high
+
+    def test_tests_as_scipy_and_statsmodels(self, eight: dict) -> None:
+        result = build(eight)
+        labels = {"Initial": "identity", "ANTs & co": "syn-locor", "SRWCR": "srwcr"}
+        p = [wilcoxon(eight["values"][m], eight["values"]["locor"]).pvalue for m in labels.values()]
+        assert [cell(result, label).p for label in labels] == pytest.approx(p)
+        corrected = multipletests(p, method="holm")[1]
+        assert [cell(result, label).p_holm for label in labels] == pytest.approx(corrected)
+        assert cell(result, "ANTs & co").significance == "*"
+        assert math.isnan(cell(result, "Locor").p)
+
+    def test_beats_and_difference(self, eight: dict) -> None:
+        found = cell(build(eight), "SRWCR")
+        difference = eight["values"]["srwcr"] - eight["values"]["locor"]
+        assert (found.beats, found.pairs) == ((difference > 0).sum(), 8)
+        assert found.difference == pytest.approx(difference.mean())
+        assert found.difference_low < difference.mean() < found.difference_high
+
+    def test_marks_follow_the_direction_and_skip_the_reference(self, eight: dict) -> None:
+        eight["paths"].append(write(eight["paths"][0].parent, "better", {"dice": [0.99] * 8}))
+        result = build(eight, extra_methods={"better": "Mine"})
+        marks = {row.label: c[0].mark for row, c in zip(result.blocks[0].rows, result.blocks[0].cells, strict=True)}
+        assert marks == {"Initial": "", "ANTs & co": "", "SRWCR": "", "Locor": "second", "Mine": "best"}
+        assert [cell(result, label, 1).mark for label in ("Locor", "SRWCR")] == ["best", "second"]
+
+    def test_a_reference_is_never_best(self, tmp_path: Path, eight: dict) -> None:
+        eight["paths"][0] = write(tmp_path, "identity", {"dice": [1.0] * 8})
+        assert cell(build(eight), "Initial").mark == ""
+        assert cell(build(eight), "Locor").mark == "best"
+
+    def test_measures_of_a_set_are_not_tested(self, eight: dict) -> None:
+        eight["paths"].append(write(eight["paths"][0].parent, "srwcr", {"*fid": [24]}, seed=1))
+        result = build(eight)
+        found = cell(result, "SRWCR", 1)
+        assert (found.mean, found.sd) == pytest.approx((22, np.std([20, 24], ddof=1)))
+        assert math.isnan(found.p)
+        assert math.isnan(found.ci_low)
+        assert result.blocks[0].columns[1].untested == "no value per patient"
+
+    def test_scale_of_the_printed_unit(self, eight: dict) -> None:
+        column = Column("dice", "Dice (%)", DATA, "higher", 1, scale=100.0)
+        result = build(eight, Table("locor", 1, "", (Block(toy().blocks[0].rows, (column,), "Locor"),), "x"))
+        assert cell(result, "Locor").mean == pytest.approx(100 * eight["values"]["locor"].mean())
+
+    def test_seed_decides_the_interval(self, eight: dict) -> None:
+        low = [cell(build(eight, seed=seed), "SRWCR").ci_low for seed in (0, 0, 1)]
+        assert low[0] == low[1] != low[2]
+
+    def test_only_the_split_of_the_table_counts(self, eight: dict) -> None:
+        info = manifest(8)
+        for case in info[DATA]["cases"][:3]:
+            case["split"] = "validation"
+        assert cell(build(eight, info=info), "Locor").n == 5
+        on_validation = build(eight, toy(split="validation"), info)
+        assert cell(on_validation, "Locor").n == 3
+        assert cell(on_validation, "Locor", 1).missing == "not measured"
+
+    def test_slices_as_unit(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(1)
+        paths = []
+        for method in ("srwcr", "locor"):
+            lines = ["\t".join(COLUMNS)]
+            for i in range(3):
+                lines += [f"{DATA}\t{method}\t0\tp{i:02d}\t{z}\t\tdice\t{rng.uniform()!r}" for z in range(10)]
+            paths.append(tmp_path / f"{method}.tsv")
+            paths[-1].write_text("\n".join(lines) + "\n")
+        by_slice = build_table(toy(), paths, {}, manifest(3), TableOptions("slice", N_BOOT))
+        by_patient = build_table(toy(), paths, {}, manifest(3), TableOptions("patient", N_BOOT))
+        assert (cell(by_slice, "SRWCR").n, cell(by_patient, "SRWCR").n) == (30, 3)
+        assert cell(by_slice, "SRWCR").ci_low == pytest.approx(cell(by_patient, "SRWCR").ci_low)
+        assert "Slices of one patient are alike" in " ".join(by_slice.caption)
+        assert "no p can be below 0.25" in " ".join(by_patient.caption)
+
+
+class TestWhatIsMissing:
+    def test_every_reason(self, eight: dict) -> None:
+        eight["paths"] = eight["paths"][:1]
+        eight["statuses"] = {
+            (DATA, "identity"): {"ok": True, "reason": ""},
+            (DATA, "syn-locor"): {"ok": False, "reason": "out of memory"},
+        }
+        result = build(eight, methods=frozenset({"srwcr"}))
+        missing = [cell(result, label).missing for label in ("ANTs & co", "SRWCR", "Locor")]
+        assert missing == ["failed: out of memory", "not run", "not there yet"]
+        assert result.blocks[0].columns[0].untested == "no proposed method yet"
+        assert "Nothing is tested where the proposed method (Locor) has no results." in result.caption
+        assert all(math.isnan(c.p) for row in result.blocks[0].cells for c in row)
+
+    def test_printed_numbers_never_fill_a_gap(self, eight: dict) -> None:
+        eight["paths"], eight["statuses"] = [], {}
+        result = build(eight)
+        assert all(math.isnan(c.mean) and c.missing for row in result.blocks[0].cells for c in row)
+        assert cell(result, "SRWCR").printed == ("0.84", "0.09", "", "1/4")
+
+    def test_measured_otherwise_but_not_this(self, eight: dict) -> None:
+        eight["paths"][3] = write(eight["paths"][0].parent, "locor", {"dice": [0.5] * 8})
+        assert cell(build(eight), "Locor", 1).missing == "not measured"
+
+    def test_data_set_not_in_the_run(self, eight: dict) -> None:
+        eight["paths"] = []
+        result = build_table(toy(), [], {}, {}, TableOptions(n_boot=N_BOOT))
+        assert cell(result, "Locor").missing == "data set not in this run"
+        assert result.blocks[0].columns[0].source == "no data"
+
+    def test_some_cases_failed(self, eight: dict, tmp_path: Path) -> None:
+        eight["paths"][2] = write(tmp_path, "srwcr", {"dice": [0.5] * 6})
+        found = cell(build(eight), "SRWCR")
+        assert (found.n, found.pairs, found.warning) == (6, 6, "6 of 8 patients")
+        eight["statuses"][DATA, "srwcr"] = {"ok": False, "reason": "2 of 8 cases failed"}
+        assert cell(build(eight), "SRWCR").warning == "incomplete: 2 of 8 cases failed"
+
+    def test_undefined_cells(self) -> None:
+        result = build_table(papers.tables("rbg")[1], [], {}, {}, TableOptions(n_boot=N_BOOT))
+        assert [c.missing for c in result.blocks[0].cells[0]][2:4] == ["not defined", "not defined"]
+
+    def test_options_that_make_no_sense(self) -> None:
+        with pytest.raises(ConfigError, match="'slices': write patient or slice"):
+            TableOptions(unit="slices")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="10 bootstrap draws are too few"):
+            TableOptions(n_boot=10)
+
+    def test_missing_metrics_file(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"gone\.tsv does not exist"):
+            build_table(toy(), [tmp_path / "gone.tsv"], {}, {})
+
+
+class TestHonesty:
+    def test_phantoms_are_named_first(self, eight: dict) -> None:
+        result = build(eight, info=manifest(8, "phantom"))
+        assert result.warning.startswith("PHANTOM DATA: ")
+        assert result.blocks[0].columns[0].source == "phantom 64 × 64 × 16, n = 8 patients"
+        for render in (render_markdown.render, render_html.render, render_latex.render):
+            text = render(result)
+            assert 0 < text.index("PHANTOM DATA") < text.index("0.84")
+        lines = list(csv.DictReader(io.StringIO(render_csv.render(result))))
+        assert {line["data_source"] for line in lines} == {"phantom"}
+        assert {line["minus_printed"] for line in lines} == {""}
+
+    def test_real_data_are_compared_with_the_printed_numbers(self, eight: dict) -> None:
+        result = build(eight)
+        assert result.warning == ""
+        lines = list(csv.DictReader(io.StringIO(render_csv.render(result))))
+        line = next(x for x in lines if x["row"] == "SRWCR" and x["metric"] == "dice")
+        assert float(line["minus_printed"]) == pytest.approx(eight["values"]["srwcr"].mean() - 0.84)
+
+    def test_stand_ins_are_not(self, eight: dict) -> None:
+        result = build(eight, toy(stand_in="Other patients.", stand_ins=(DATA,)))
+        assert result.warning == "STAND-IN DATA: Other patients."
+        lines = list(csv.DictReader(io.StringIO(render_csv.render(result))))
+        assert {line["data_source"] for line in lines} == {"stand-in"}
+        assert {line["minus_printed"] for line in lines} == {""}
+
+    def test_random_features_are_named(self, eight: dict, tmp_path: Path) -> None:
+        eight["paths"] = [write(tmp_path, m, {"*fid_random": [10]}) for m in ("locor", "srwcr")]
+        result = build(eight)
+        assert result.blocks[0].columns[1].label == "FID (random features)"
+        assert "RANDOM FEATURES" in result.warning
+        assert cell(result, "SRWCR", 1).metric == "fid_random"
+
+    def test_random_and_published_features_never_share_a_column(self, eight: dict, tmp_path: Path) -> None:
+        eight["paths"][2] = write(tmp_path, "srwcr", {"*fid_random": [10]})
+        result = build(eight)
+        assert result.blocks[0].columns[1].label == "FID"
+        assert cell(result, "SRWCR", 1).missing == "not measured"
+
+    def test_extra_methods_have_their_own_group_and_join_the_correction(self, eight: dict, tmp_path: Path) -> None:
+        before = cell(build(eight), "SRWCR").p_holm
+        eight["paths"].append(write(tmp_path, "mine", {"dice": [0.7, 0.5] * 4}))
+        result = build(eight, extra_methods={"mine": "Mine", "srwcr": "SRWCR again"})
+        assert [row.label for row in result.blocks[0].rows if row.group == BEYOND] == ["Mine"]
+        assert cell(result, "Mine").printed is None
+        assert cell(result, "SRWCR").p_holm >= before
+
+    def test_no_extras_in_an_ablation(self, eight: dict) -> None:
+        assert len(build(eight, toy(extras=False), extra_methods={"mine": "Mine"}).blocks[0].rows) == 4
+
+
+class Checker(HTMLParser):
+    """Fails on tags that don't close in order; counts cells per row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows: list[int] = []
+        self.values: list[float] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "br":
+            return
+        self.open.append(tag)
+        named = dict(attrs)
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += int(named.get("colspan") or 1)
+            if "data-value" in named:
+                self.values.append(float(named["data-value"] or "nan"))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+class TestFormats:
+    def test_html_is_well_formed(self, eight: dict) -> None:
+        checker = Checker()
+        result = build(eight, toy(show_beats=True), manifest(8, "phantom"), extra_methods={"a<b": "A<B & co"})
+        checker.feed(render_html.render(result))
+        assert checker.open == []
+        assert set(checker.rows) == {3}
+        assert sorted(checker.values) == sorted(
+            c.mean for row in result.blocks[0].cells for c in row if not math.isnan(c.mean)
+        )
+
+    @pytest.mark.parametrize("paper", papers.papers())
+    def test_every_table_renders_without_results(self, paper: str) -> None:
+        for table in papers.tables(paper).values():
+            result = build_table(table, [], {}, {}, TableOptions(n_boot=N_BOOT, extra_methods={"mine-2d": "Mine"}))
+            checker = Checker()
+            checker.feed(render_html.render(result))
+            assert checker.open == []
+            lines = list(csv.DictReader(io.StringIO(render_csv.render(result))))
+            extra = sum(len(block.columns) for block in table.blocks) if table.extras else 0
+            assert len(lines) == sum(1 for _ in table.cells()) + extra
+            assert all(line["note"] and not line["mean"] for line in lines)
+            latex = render_latex.render(result)
+            assert latex.isascii()
+            for begin, end in (("{", "}"), (r"\begin", r"\end")):
+                plain = latex.replace(r"\{", "").replace(r"\}", "")
+                assert plain.count(begin) == plain.count(end)
+            for line in render_markdown.render(result).splitlines():
+                if line.startswith("| "):
+                    width = len(table.blocks[0].columns)
+                    assert line.replace(r"\|", "").count("|") == width + 2
+
+    def test_markdown(self, eight: dict) -> None:
+        text = render_markdown.render(build(eight))
+        value = f"{eight['values']['locor'].mean():.2f} ± {eight['values']['locor'].std(ddof=1):.2f}"
+        assert (
+            f"| **Locor** | **{value}**<br><sub>printed 0.88 ± 0.04</sub> | **10.0**<br><sub>printed –</sub> |" in text
+        )
+        assert "printed 0.84 ± 0.09<sup>a</sup>" in text
+        assert "- <sup>a</sup> Looks odd." in text
+
+    def test_latex(self, eight: dict) -> None:
+        text = render_latex.render(build(eight))
+        value = f"{eight['values']['locor'].mean():.2f} $\\pm$ {eight['values']['locor'].std(ddof=1):.2f}"
+        grey = r"{\scriptsize\color{gray}"
+        assert rf"\textbf{{Locor}} & \textbf{{{value}}} & \textbf{{10.0}} \\" in text
+        assert rf"{grey}printed}} & {grey}0.88 $\pm$ 0.04}} & {grey}--}} \\" in text
+        assert r"ANTs \& co & " in text
+        assert rf"{grey}0.84 $\pm$ 0.09\textsuperscript{{a}}}}" in text
+        assert r"\begin{tabular}{lcc}" in text
+
+    def test_beats_beside_the_printed_ratio(self, eight: dict) -> None:
+        found = cell(build(eight), "SRWCR")
+        text = render_markdown.render(build(eight, toy(show_beats=True)))
+        assert f"({found.beats}/8)" in text
+        assert "(1/4)" in text
+
+    def test_missing_reason_is_escaped_and_shortened(self, eight: dict) -> None:
+        eight["paths"] = eight["paths"][1:]
+        eight["statuses"][DATA, "identity"] = {"ok": False, "reason": "<b>50% | of_all</b> " + "x" * 100}
+        result = build(eight)
+        assert r"failed: &lt;b>50% \| of\_all" in render_markdown.render(result)
+        assert r"failed: $<$b$>$50\% | of\_all" in render_latex.render(result)
+        assert "&lt;b&gt;50%" in render_html.render(result)
+        assert "x" * 100 in render_csv.render(result)
+        assert "x" * 100 not in render_latex.render(result)
+
+    def test_files_and_provenance(self, eight: dict, tmp_path: Path) -> None:
+        stem = tmp_path / "out" / "table_1"
+        for _ in range(2):
+            write_table(build(eight), stem, {"commit": "abc"})
+            files = {path.suffix: path.read_bytes() for path in stem.parent.iterdir()}
+            if _ == 0:
+                first = files
+        assert files == first
+        assert set(files) == {".md", ".tex", ".html", ".csv", ".json"}
+        record = json.loads((tmp_path / "out" / "table_1.provenance.json").read_text())
+        assert record["commit"] == "abc"
+        assert record["options"]["unit"] == "patient"
+        assert record["data"] == {DATA: "real"}
+        assert sorted(record["inputs"]) == sorted(map(str, eight["paths"]))
+        assert all(len(digest) == 64 for digest in record["inputs"].values())
+
+
+class TestOwnComparison:
+    def test_table_without_a_paper(self, eight: dict) -> None:
+        methods = {"identity": "Unaligned", "srwcr": "SRWCR", "locor": "Locor"}
+        table = comparison_table(DATA, methods, ["dice", "fid"], "locor")
+        result = build(eight, table)
+        assert cell(result, "Locor").mark == "best"
+        assert cell(result, "Unaligned").mark == ""
+        for render in (render_markdown.render, render_html.render, render_latex.render):
+            assert "rinted" not in render(result)
+
+    def test_errors(self) -> None:
+        with pytest.raises(ConfigError, match="'mine' is not among the methods: a"):
+            comparison_table(DATA, {"a": "A"}, ["dice"], "mine")
+        with pytest.raises(ConfigError, match="no measure 'dise'"):
+            comparison_table(DATA, {"a": "A"}, ["dise"], "a")
+
+
+class TestRanking:
+    def test_by_hand(self, tmp_path: Path) -> None:
+        paths = [
+            write(tmp_path, "a", {"dice": [0.9, 0.8], "hd95_mm": [1, 5]}),
+            write(tmp_path, "b", {"dice": [0.7, 0.8], "hd95_mm": [2, 4]}),
+            write(tmp_path, "c", {"dice": [0.1, 0.1]}),
+        ]
+        ranking = rank_methods(paths, {"dice": "higher", "hd95_mm": "lower"})[DATA]
+        # Case 1: a is first on both. Case 2: tied Dice 1.5 each, b first on HD95, so b is ahead.
+        assert [(m.method, m.mean_rank) for m in ranking.methods] == [("a", 1.5), ("b", 1.5)]
+        assert ranking.methods[0].ranks == {"dice": 1.25, "hd95_mm": 1.5}
+        assert ranking.left_out == {"c": "no hd95_mm"}
+        assert ranking.critical_difference is None
+        assert "2 cases and 2 methods" in ranking.note
+
+    def test_clear_winner(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        base = rng.uniform(size=20)
+        paths = [
+            write(tmp_path, name, {"dice": list(base + shift + rng.normal(0, noise, 20))})
+            for name, shift, noise in (("best", 1.0, 0.01), ("same", 0.0, 0.05), ("also", 0.0, 0.05))
+        ]
+        ranking = rank_methods(paths, {"dice": "higher"})[DATA]
+        assert ranking.methods[0].method == "best"
+        assert ranking.methods[0].mean_rank == 1.0
+        assert ranking.friedman_p is not None
+        assert ranking.friedman_p < 1e-4
+        assert [set(group) for group in ranking.cliques] == [{"same", "also"}]
+
+    def test_only_the_cases_asked_for(self, tmp_path: Path) -> None:
+        paths = [write(tmp_path, "a", {"dice": [1, 0]}), write(tmp_path, "b", {"dice": [0, 1]})]
+        ranking = rank_methods(paths, {"dice": "higher"}, {DATA: ["p01"]})[DATA]
+        assert [m.method for m in ranking.methods] == ["b", "a"]
+        assert ranking.cases == 1

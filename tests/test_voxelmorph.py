@@ -1,0 +1,100 @@
+"""VoxelMorph: it learns to undo known deformations, and refuses what can't work."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.ndimage as ndi
+
+from modalign.cases import Case, CaseStore
+from modalign.files import write_json
+from modalign.volumes import Volume, write_volume
+
+
+def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: float, sigma: float) -> np.ndarray:
+    """A smooth random field whose largest displacement along an axis is `amplitude` voxels."""
+    field = np.stack([ndi.gaussian_filter(rng.standard_normal(shape), sigma) for _ in shape])
+    return (field * amplitude / np.abs(field).max()).astype(np.float32)
+
+
+def anatomy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Labels: a body with organs, all ellipsoids."""
+    points = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
+    axes = (slice(None), *[None] * len(shape))
+    labels = np.zeros(shape, int)
+    labels[(points / 0.85 * 1.0)[0] ** 2 + sum((points[i] / 0.75) ** 2 for i in range(1, len(shape))) < 1] = 1
+    for organ in range(2, 8):
+        centre, radius = rng.uniform(-0.45, 0.45, len(shape)), rng.uniform(0.12, 0.3, len(shape))
+        inside = (((points - centre[axes]) / radius[axes]) ** 2).sum(0) < 1
+        labels[inside] = organ
+    return labels
+
+
+CONTRASTS = {
+    "fixed": np.array([0, 0.35, 0.9, 0.1, 0.6, 0.75, 0.2, 1.0]),
+    "moving": np.array([0, 0.7, 0.2, 1.0, 0.45, 0.95, 0.3, 0.55]),
+}
+
+
+def phantom_case(seed: int, shape: tuple[int, ...], amplitude: float, sigma: float, slices: int = 1) -> Case:
+    """A pair of two contrasts with known field: slices of their own, or one volume."""
+    rng = np.random.default_rng(seed)
+    parts: dict[str, list[np.ndarray]] = {"fixed": [], "moving": [], "field": []}
+    for _ in range(slices):
+        labels, field = anatomy(rng, shape), smooth_field(rng, shape, amplitude, sigma)
+        look = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) + field
+        images = {
+            name: ndi.gaussian_filter(lut[labels], 0.7) + 0.02 * rng.standard_normal(shape)
+            for name, lut in CONTRASTS.items()
+        }
+        # warped(x) = moving(x + field(x)) has to be the fixed anatomy, so fixed is what gets resampled here.
+        parts["fixed"].append(ndi.map_coordinates(images["fixed"], look, order=1, mode="nearest"))
+        parts["moving"].append(images["moving"])
+        parts["field"].append(field)
+    if len(shape) == 3:
+        fixed, moving, field = (parts[name][0] for name in ("fixed", "moving", "field"))
+    else:
+        fixed, moving = (np.stack(parts[name], -1) for name in ("fixed", "moving"))
+        field = np.concatenate([np.stack(parts["field"], -1), np.zeros((1, *fixed.shape))])
+    volumes = {"fixed": Volume(fixed.astype(np.float32)), "moving": Volume(moving.astype(np.float32))}
+    return Case(f"case-{seed}", true_field=field.astype(np.float32), dataset="ellipsoids", **volumes)
+
+
+def write_store(folder: Path, splits: dict[str, list[Case]]) -> CaseStore:
+    listed = []
+    for split, cases in splits.items():
+        with h5py.File(folder / f"{split}.h5", "w") as file:
+            for case in cases:
+                for part in ("fixed", "moving"):
+                    file[f"{case.id}/{part}"] = getattr(case, part).data
+                    write_volume(folder / case.id / f"{part}.nii.gz", getattr(case, part))
+                intensity = {"scale": 1.0, "offset": 0.0, "unit": "a.u."}
+                record = {"case": case.id, "dataset": case.dataset, "split": split}
+                write_json(
+                    folder / case.id / "case.json",
+                    {**record, "fixed_intensity": intensity, "moving_intensity": intensity},
+                )
+                listed.append({"case": case.id, "split": split})
+    write_json(folder / "cases.json", {"dataset": "ellipsoids", "labels": {}, "cases": listed})
+    return CaseStore(folder)
+
+
+def field_error(field: np.ndarray, case: Case) -> float:
+    """The mean distance from the true field in voxels, inside the fixed body."""
+    inside = ndi.gaussian_filter(case.fixed.data, 1.0) > 0.15
+    return float(np.linalg.norm(field - case.true_field, axis=0)[inside].mean())
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[Case]]:
+    cases = [phantom_case(seed, (64, 64), 5.0, 9.0, slices=16) for seed in range(6)]
+    return write_store(tmp_path_factory.mktemp("slices"), {"train": cases[:4], "validation": cases[4:5]}), cases[5:]
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[Case]]:
+    cases = [phantom_case(seed, (32, 32, 32), 3.5, 5.0) for seed in range(14)]
+    return write_store(tmp_path_factory.mktemp("volumes"), {"train": cases[:10], "validation": cases[10:11]}), cases[
+        11:
+    ]
