@@ -25,7 +25,8 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/report.html",
+        [f"results/papers/{p}/table_{n}.md" for p, n in PLAN.tables],
+        [f"results/comparisons/{d}/table.md" for d in PLAN.datasets],
 
 
 rule rbg:

@@ -16,7 +16,7 @@ def discs(rng, n=12, size=48, sigma=0.0):
     slices = np.zeros((n, size, size))
     for image in slices:
         for _ in range(5):
-            a, b, r = rng.uniform(8, size - 8, 2).tolist() + [rng.uniform(3, 10)]
+            a, b, r = [*rng.uniform(8, size - 8, 2).tolist(), rng.uniform(3, 10)]
             image[(x - a) ** 2 + (y - b) ** 2 < r**2] = rng.uniform(60, 250)
     if sigma:
         slices = ndi.gaussian_filter(slices, (0, sigma, sigma))

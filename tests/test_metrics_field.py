@@ -70,14 +70,12 @@ class TestJacobian:
         assert jacobian_determinant(linear(matrix, (9, 8, 1))) == pytest.approx(0.6)
 
     def test_a_mirrored_block_is_folded_to_the_voxel(self):
-        # x -> -x on indices 10..19 of 40: central differences see -1 at 11..18 and positive values elsewhere.
+        # Indices 10..19 of 40 are mirrored: central differences see -1 at 11..18 and positive values elsewhere.
         field = np.zeros((3, 40, 6, 5))
         field[0, 10:20] = (29 - 2 * np.arange(10, 20))[:, None, None]
         determinant = jacobian_determinant(field)
-        expected = 1 + np.gradient(field[0, :, 0, 0])
-        assert determinant[:, 3, 2] == pytest.approx(expected)
-        assert folding_percent(determinant) == pytest.approx(100 * (expected <= 0).sum() / 40)
-        assert folding_percent(determinant) > 15
+        assert (determinant[11:19] == -1).all()
+        assert folding_percent(determinant) == 100 * 8 / 40
 
     def test_identity(self):
         pair = pair_of(np.zeros((3, 8, 8, 8)))

@@ -68,8 +68,6 @@ class TestGradientCorrelation:
         a, b = np.zeros((2, 24, 24), dtype=np.uint8)
         a[6:18, 6:18] = 255
         b[8:20, 5:17] = 255
-        # Canny marks the pixel on the darker side of a full step from above and left, the inner one otherwise:
-        # it is found here from the definition "local maximum of the gradient along its direction".
         import cv2
 
         edges = [cv2.Canny(x, 100, 200) for x in (a, b)]

@@ -127,7 +127,7 @@ class TestResults:
 
     def test_order_scope_and_names(self, results):
         rows = results["oracle"].rows
-        assert [n for n in dict.fromkeys(r.metric for r in rows)] == [n for n in PLAIN if n != "psnr"]
+        assert list(dict.fromkeys(r.metric for r in rows)) == [n for n in PLAIN if n != "psnr"]
         assert [r.case for r in rows if r.metric == "tre_mm"] == ["p1", "p2", "p3"]
         assert [(r.case, r.structure) for r in rows if r.metric == "dice"][:3] == [
             ("p1", "bladder"), ("p1", "rectum"), ("p2", "bladder"),

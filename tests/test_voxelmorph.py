@@ -22,15 +22,23 @@ def anatomy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Labels: a body with organs, all ellipsoids."""
     points = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
     axes = (slice(None), *[None] * len(shape))
-    labels = np.zeros(shape, int)
-    labels[(points / 0.85 * 1.0)[0] ** 2 + sum((points[i] / 0.75) ** 2 for i in range(1, len(shape))) < 1] = 1
-    for organ in range(2, 8):
-        centre, radius = rng.uniform(-0.45, 0.45, len(shape)), rng.uniform(0.12, 0.3, len(shape))
-        inside = (((points - centre[axes]) / radius[axes]) ** 2).sum(0) < 1
-        labels[inside] = organ
+    radii = np.array([0.85, 0.75, 0.8])[: len(shape)]
+    labels = (((points / radii[axes]) ** 2).sum(0) < 1).astype(int)
+    for organ, (centre, radius) in enumerate(ORGANS, start=2):
+        middle = np.array(centre)[: len(shape)] + rng.uniform(-0.08, 0.08, len(shape))
+        extent = np.array(radius)[: len(shape)] * rng.uniform(0.8, 1.2, len(shape))
+        labels[(((points - middle[axes]) / extent[axes]) ** 2).sum(0) < 1] = organ
     return labels
 
 
+ORGANS = [
+    ((0.35, 0.3, 0.1), (0.25, 0.3, 0.4)),
+    ((-0.4, 0.25, -0.1), (0.2, 0.3, 0.3)),
+    ((0.0, -0.45, 0.2), (0.3, 0.15, 0.3)),
+    ((-0.45, -0.25, 0.2), (0.15, 0.2, 0.25)),
+    ((0.5, -0.2, -0.3), (0.15, 0.18, 0.3)),
+    ((0.0, 0.0, -0.2), (0.15, 0.2, 0.25)),
+]
 CONTRASTS = {
     "fixed": np.array([0, 0.35, 0.9, 0.1, 0.6, 0.75, 0.2, 1.0]),
     "moving": np.array([0, 0.7, 0.2, 1.0, 0.45, 0.95, 0.3, 0.55]),
@@ -88,13 +96,13 @@ def field_error(field: np.ndarray, case: Case) -> float:
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[Case]]:
-    cases = [phantom_case(seed, (64, 64), 5.0, 9.0, slices=16) for seed in range(6)]
+    cases = [phantom_case(seed, (64, 64), 5.0, 12.0, slices=16) for seed in range(6)]
     return write_store(tmp_path_factory.mktemp("slices"), {"train": cases[:4], "validation": cases[4:5]}), cases[5:]
 
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[Case]]:
-    cases = [phantom_case(seed, (32, 32, 32), 3.5, 5.0) for seed in range(14)]
+    cases = [phantom_case(seed, (32, 32, 32), 3.5, 7.0) for seed in range(14)]
     return write_store(tmp_path_factory.mktemp("volumes"), {"train": cases[:10], "validation": cases[10:11]}), cases[
         11:
     ]

@@ -199,6 +199,93 @@ def align_cases(
 
 
 @app.command()
+def measure(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    runs: Annotated[list[Path], typer.Argument(help="The run-*.json of the alignments, one per shard.")],
+    method: Annotated[str, typer.Option(help="Name of the method variant.")],
+    measures: Annotated[str, typer.Option(help="Names of measures, separated by commas.")],
+    out: Annotated[Path, typer.Option(help="TSV to write; its notes go beside it.")],
+    splits: Annotated[str, typer.Option(help="Splits to measure, separated by commas.")] = "test",
+    options: Json = "{}",
+    features: Json = "{}",
+    seed: Seed = 0,
+    workers: Workers = 1,
+) -> None:
+    """Measure what a method aligned."""
+    from modalign.evaluate import measure_job
+    from modalign.metrics.features import FeatureSource
+
+    measure_job(
+        store,
+        runs,
+        out,
+        method=method,
+        seed=seed,
+        measures=measures.split(","),
+        splits=splits.split(","),
+        options=parse_json(options, "--options"),
+        features=FeatureSource(**parse_json(features, "--features")),
+        workers=workers,
+    )
+
+
+@app.command()
+def table(
+    paper: Annotated[str, typer.Argument(help="Short name of the paper.")],
+    number: Annotated[int, typer.Argument(help="Number of the table.")],
+    out: Annotated[Path, typer.Option(help="Path without suffix.")],
+    metrics: Annotated[list[Path] | None, typer.Option(help="Metrics file; repeat.")] = None,
+    store: Annotated[list[Path] | None, typer.Option(help="Case store; repeat.")] = None,
+    extra: Json = "{}",
+    methods: Json = "[]",
+    statistics: Json = "{}",
+    seed: Seed = 0,
+) -> None:
+    """Write a table of a paper, with the printed values beside the reproduced ones."""
+    from modalign.evaluate import table_job
+
+    table_job(
+        paper,
+        number,
+        metrics or [],
+        store or [],
+        out,
+        extra_methods=parse_json(extra, "--extra"),
+        methods=parse_json(methods, "--methods"),
+        statistics=parse_json(statistics, "--statistics"),
+        seed=seed,
+    )
+
+
+@app.command()
+def compare(
+    dataset: Annotated[str, typer.Argument(help="Name of the data set.")],
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    metrics: Annotated[list[Path], typer.Argument(help="Metrics files.")],
+    out: Annotated[Path, typer.Option(help="Folder for table.* and ranking.json.")],
+    labels: Json,
+    measures: Annotated[str, typer.Option(help="Names of measures, separated by commas.")],
+    proposed: Annotated[str, typer.Option(help="The method that all others are tested against.")],
+    statistics: Json = "{}",
+    seed: Seed = 0,
+) -> None:
+    """Compare and rank all methods of a data set."""
+    from modalign.evaluate import compare_job
+
+    compare_job(
+        dataset,
+        metrics,
+        store,
+        out,
+        labels=parse_json(labels, "--labels"),
+        measures=measures.split(","),
+        proposed=proposed,
+        statistics=parse_json(statistics, "--statistics"),
+        seed=seed,
+    )
+
+
+@app.command()
 def failures(
     results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
     forget: Annotated[

@@ -3,7 +3,7 @@
 The JSON schema checks the shape of a configuration; this module checks its meaning, before anything runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True)
 class Variant:
-    """A named method of the configuration: which method, in which dimension, with which options."""
+    """A named method of the configuration: which method, in which dimension, with which options.
+
+    Without a dimension it takes the highest that the method and the data set have in common.
+    """
 
     name: str
     method: str
-    dimension: int
+    dimension: int | None
     options: Mapping[str, Any]
     needs: Mapping[str, str]
     seeds: tuple[int, ...]
@@ -53,17 +56,17 @@ class Plan:
         """The seeds with which a cell is run."""
         return list(self.variants[cell[1]].seeds)
 
-    def spec(self, variant: str, model_of: Any = None) -> dict[str, Any]:
+    def spec(self, dataset: str, variant: str, model_of: Callable[[str], str]) -> dict[str, Any]:
         """What :func:`modalign.runs.build_method` takes; `model_of(variant)` names the folder of trained weights."""
         chosen = self.variants[variant]
         needs = {}
         for role, name in chosen.needs.items():
-            needs[role] = self.spec(name, model_of)
-            if self.variants[name].trained and model_of is not None:
+            needs[role] = self.spec(dataset, name, model_of)
+            if self.variants[name].trained:
                 needs[role]["model"] = model_of(name)
         return {
             "method": chosen.method,
-            "dimension": chosen.dimension,
+            "dimension": max(_dimensions(chosen, self.datasets[dataset])),
             "options": dict(chosen.options),
             "needs": needs,
         }
@@ -145,8 +148,8 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
 
 def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Variant:
     kind = _with_name(name, lambda: method_class(entry["method"]))
-    dimension = entry.get("dimension", max(kind.dimensions))
-    _with_name(name, lambda: kind(entry.get("options"), dimension))
+    dimension = entry.get("dimension")
+    _with_name(name, lambda: kind(entry.get("options"), dimension or max(kind.dimensions)))
     seeds = entry.get("seeds") or (config["seeds"] if kind.is_trained() else config["seeds"][:1])
     return Variant(
         name=name,
@@ -196,17 +199,24 @@ def _extra_methods(config: Mapping[str, Any], variants: Mapping[str, Variant]) -
 
 
 def _fits(name: str, entry: Mapping[str, Any], variants: Mapping[str, Variant]) -> bool:
-    return name not in variants or variants[name].dimension in entry.get("dimensions", (2, 3))
+    return name not in variants or bool(_dimensions(variants[name], entry))
+
+
+def _dimensions(variant: Variant, entry: Mapping[str, Any]) -> set[int]:
+    """The dimensions in which a variant can run on a data set."""
+    own = {variant.dimension} if variant.dimension else method_class(variant.method).dimensions
+    return set(own) & set(entry.get("dimensions", (2, 3)))
 
 
 def _check_cell(dataset: str, datasets: Mapping[str, Any], variant: Variant) -> None:
-    allowed = datasets[dataset].get("dimensions", (2, 3))
-    if variant.dimension not in allowed:
-        words = " or ".join(f"{d}D" for d in allowed)
-        raise ConfigError(
-            f"data set {dataset} takes {words} methods, and {variant.name} is {variant.dimension}D: "
-            f"set its dimension, or take it off that data set"
-        )
+    if _dimensions(variant, datasets[dataset]):
+        return
+    words = " or ".join(f"{d}D" for d in datasets[dataset]["dimensions"])
+    own = f"{variant.dimension}D" if variant.dimension else f"{min(method_class(variant.method).dimensions)}D"
+    raise ConfigError(
+        f"data set {dataset} takes {words} methods, and {variant.name} is {own}: "
+        f"set its dimension, or take it off that data set"
+    )
 
 
 def missing_sources(plan: Plan, root: Path) -> list[str]:

@@ -1,6 +1,6 @@
 rule align_cases:
     input:
-        cases=rules.prepare_cases.output,
+        cases=rules.prepare_cases.output[0],
         models=models_of,
     output:
         "results/aligned/{dataset}/{method}/seed{seed}/run-{shard}.json",
@@ -21,7 +21,7 @@ rule align_cases:
         mem_mb=8000,
         runtime=240,
     params:
-        store=subpath(input.cases[0], parent=True),
+        store=subpath(input.cases, parent=True),
         splits=lambda wildcards: ",".join(PLAN.splits(wildcards.dataset)),
         out=subpath(output[0], parent=True),
         spec=spec_argument,

@@ -73,17 +73,13 @@ def archive_ready(wildcards):
 
 def as_argument(value):
     """A value as one quoted JSON argument of a shell command."""
-    return shlex.quote(json.dumps(value, sort_keys=True))
+    return shlex.quote(json.dumps(value))
 
 
 def spec_argument(wildcards):
     """What a method variant is, with the folders of the trained methods that it builds on."""
-    return as_argument(
-        PLAN.spec(
-            wildcards.method,
-            lambda name: model_folder(wildcards.dataset, name, wildcards.seed),
-        )
-    )
+    dataset, seed = wildcards.dataset, wildcards.seed
+    return as_argument(PLAN.spec(dataset, wildcards.method, lambda name: model_folder(dataset, name, seed)))
 
 
 def model_folder(dataset, method, seed):
@@ -156,6 +152,31 @@ def metrics_of(cells):
         for dataset, method in cells
         for seed in PLAN.variants[method].seeds
     ]
+
+
+def stores_of(cells):
+    """The manifests of the case stores that cells are about."""
+    return [f"results/cases/{dataset}/cases.json" for dataset in sorted({dataset for dataset, _ in cells})]
+
+
+def dataset_cells(dataset):
+    """The cells of one data set, the unaligned images first."""
+    return sorted((cell for cell in PLAN.cells if cell[0] == dataset), key=lambda cell: (cell[1] != "identity", cell[1]))
+
+
+def proposed_on(dataset):
+    """The method that all others are tested against on a data set: doing nothing, unless the data set names one."""
+    return PLAN.datasets[dataset].get("proposed", dataset_cells(dataset)[0][1])
+
+
+def labels_of(variants):
+    """What a variant is called in a table: its name in the configuration."""
+    return {name: name for name in variants}
+
+
+def options(name, values):
+    """A repeated command-line option."""
+    return " ".join(f"{name} {shlex.quote(str(value))}" for value in values)
 
 
 def training_minutes(wildcards, attempt):

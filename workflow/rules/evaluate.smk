@@ -1,6 +1,6 @@
 rule measure_cases:
     input:
-        cases=rules.prepare_cases.output,
+        cases=rules.prepare_cases.output[0],
         runs=run_files,
     output:
         table="results/metrics/{dataset}/{method}/seed{seed}.tsv",
@@ -16,7 +16,7 @@ rule measure_cases:
         mem_mb=8000,
         runtime=240,
     params:
-        store=subpath(input.cases[0], parent=True),
+        store=subpath(input.cases, parent=True),
         splits=lambda wildcards: ",".join(PLAN.splits(wildcards.dataset)),
         measures=lambda wildcards: ",".join(PLAN.measures(wildcards.dataset)),
         options=lambda wildcards: as_argument(measure_options(wildcards.dataset)),

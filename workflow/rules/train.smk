@@ -1,6 +1,6 @@
 rule train_method:
     input:
-        cases=rules.prepare_cases.output,
+        cases=rules.prepare_cases.output[0],
         needs=needed_models,
     output:
         "results/models/{dataset}/{method}/seed{seed}/train.json",
@@ -17,7 +17,7 @@ rule train_method:
         mem_mb=16000,
         runtime=training_minutes,
     params:
-        store=subpath(input.cases[0], parent=True),
+        store=subpath(input.cases, parent=True),
         # Weights and checkpoints stay undeclared in this folder, so that a killed training continues.
         model=subpath(output[0], parent=True),
         spec=spec_argument,

@@ -97,7 +97,10 @@ def index_dataset(
         raise DataError(_listed(dataset, folder, problems))
     values = sorted(set().union(*(found.label_values for found in findings)))
     labels = labels or {value: f"label_{value}" for value in values}
-    notes += layout_reader.notes(parsed) + sorted({note for found in findings for note in found.notes})
+    # What is noted of the published scans (who drew which contours) isn't true of phantoms.
+    notes += ([] if phantom else layout_reader.notes(parsed)) + sorted(
+        {note for found in findings for note in found.notes}
+    )
     if len(used) < len(cases):
         notes.append(f"{len(cases) - len(used)} of {len(cases)} cases are in no split and aren't used.")
     # cases.tsv marks the index as complete, so that an index that is being replaced can't be taken for a finished one.

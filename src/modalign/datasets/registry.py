@@ -90,7 +90,7 @@ def archive(name: str) -> Archive:
 
 def describe_missing(name: str, folder: Path) -> str:
     """What to do to have an archive's data: address, files and sizes, licence, and the line for config.yaml."""
-    from modalign.phantoms.archives import ARCHIVES as phantoms
+    from modalign.phantoms.archives import ARCHIVES
 
     if name not in registry():
         return f"The scans of {name} are not in {folder}. Name the right folder in config.yaml: {_source(name, '...')}"
@@ -120,7 +120,7 @@ def describe_missing(name: str, folder: Path) -> str:
         "Unpack it into a folder, for example this one, and name it in config.yaml:",
         f"  {_source(name, folder)}",
     ]
-    if name in phantoms:
+    if name in ARCHIVES:
         lines += ["Or try everything without it, on the built-in phantom of the same layout:"]
         lines += [f"  {_source(name, 'phantom')}"]
     return "\n".join(lines)

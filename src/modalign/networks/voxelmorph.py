@@ -21,11 +21,14 @@ class Architecture:
             concatenated with the encoder's features, the rest stay at full resolution.
         down: "pool" halves by max-pooling after every encoder convolution, "stride" by a stride of 2 in every encoder
             convolution but the first.
+        half: leave out the last upsampling, so that the velocity comes at half resolution, where it is integrated
+            anyway; takes `int_downsize` 2.
     """
 
     encoder: tuple[int, ...]
     decoder: tuple[int, ...]
     down: Literal["pool", "stride"] = "pool"
+    half: bool = False
 
     @property
     def halvings(self) -> int:
@@ -35,7 +38,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "paper": Architecture((16, 32, 32, 32), (32, 32, 32, 32, 32, 16, 16)),
-    "small": Architecture((8, 16, 32, 32), (32, 32, 16, 8)),
+    "small": Architecture((8, 16, 32, 32), (32, 32, 32, 16), half=True),
     "imse2d": Architecture((16, 32, 32, 64, 64), (64, 64, 32, 32, 16, 16), "stride"),
     "imse3d": Architecture((16, 32, 32, 64, 64), (64, 64, 32, 32, 16, 16), "stride"),
     "imse3d-pure": Architecture((16, 32, 32, 32, 32), (32, 32, 32, 32, 16, 16), "stride"),
@@ -64,14 +67,15 @@ class UNet(nn.Module):
             skips.append(width)
         if strided:
             skips.pop()
+        self.upsamplings = halvings - architecture.half
         self.decoder = nn.ModuleList()
         for level, width in enumerate(architecture.decoder):
             self.decoder.append(conv(channels, width, 3, padding=1))
-            channels = width + skips.pop() if level < halvings else width
+            channels = width + skips.pop() if level < self.upsamplings else width
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, `channels`, *S) of an input whose sizes are multiples of ``2 ** halvings``."""
+        """Features (B, `channels`, *S) of an input whose sizes are multiples of ``2 ** halvings``; `half` halves S."""
         skips = []
         for conv in self.encoder:
             x = functional.leaky_relu(conv(x), 0.2)
@@ -79,9 +83,9 @@ class UNet(nn.Module):
             x = x if self.pool is None else self.pool(x)
         if self.pool is None:
             skips.pop()
-        for conv in self.decoder:
+        for level, conv in enumerate(self.decoder):
             x = functional.leaky_relu(conv(x), 0.2)
-            if skips:
+            if level < self.upsamplings:
                 x = torch.cat([functional.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()], dim=1)
         return x
 
@@ -104,7 +108,9 @@ class VoxelMorph(nn.Module):
         int_downsize: int = 2,
     ):
         super().__init__()
-        self.int_steps, self.int_downsize = int_steps, int_downsize
+        if architecture.half and (int_downsize != 2 or int_steps == 0):
+            raise ValueError("a network without its last upsampling gives velocities: int_downsize 2, int_steps above 0")
+        self.int_steps, self.int_downsize, self.half = int_steps, int_downsize, architecture.half
         self.unet = UNet(dimension, 2, architecture)
         self.flow = (nn.Conv2d, nn.Conv3d)[dimension - 2](self.unet.channels, dimension, 3, padding=1)
         # Training has to start at the identity.
@@ -127,12 +133,13 @@ class VoxelMorph(nn.Module):
         images = torch.cat([moving, fixed], dim=1)
         shape = images.shape[2:]
         padded = pad_to_multiple(images, 2**self.unet.halvings)
+        full = padded.shape[2:]
         velocity = self.flow(self.unet(padded)).float()
         if self.int_steps == 0:
             field = _crop(velocity, shape)
             return field, field
-        full = velocity.shape[2:]
-        velocity = resize_field(velocity, [max(n // self.int_downsize, 2) for n in full])
+        if not self.half:
+            velocity = resize_field(velocity, [max(n // self.int_downsize, 2) for n in full])
         field = resize_field(integrate(velocity, self.int_steps), full)
         return _crop(field, shape), velocity
 

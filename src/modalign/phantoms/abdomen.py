@@ -83,8 +83,8 @@ def draw_abdomen(rng: np.random.Generator, *, detail_mm: float = 2.0) -> Abdomen
     scale = rng.normal(1, 0.03) * rng.normal(1, [0.025, 0.035, 0.03])
     fat_mm = float(np.clip(rng.gamma(4.0, 4.0), 6, 30))
     folds, lumps, streaks = (smooth_noise(rng, mm) for mm in (8.0, 28.0, 11.0))
-    frame = _frame()
-    outline = _outline(fat_mm)
+    frame = _frame(detail_mm)
+    outline = sampled(_outline(fat_mm), _BODY, 4 * detail_mm)
     cavity = grown(frame, -13.0)
     spine = _spine(detail_mm)
     structures = [
@@ -118,10 +118,12 @@ def _outline(fat_mm: float) -> Distance:
     return intersection(body, half_space((0, float(back.min()) + 5, 0), (0, -1, 0)))
 
 
-def _frame() -> Distance:
+@functools.cache
+def _frame(detail_mm: float) -> Lattice:
     """The outer surface of the muscles of belly and chest."""
-    return column([-190, -90, 0, 100, 190], [(0, -2)] * 5,
+    shape = column([-190, -90, 0, 100, 190], [(0, -2)] * 5,
                   [(142, 92), (134, 94), (137, 90), (144, 94), (144, 96)], power=2.3)  # fmt: skip
+    return sampled(shape, _BODY, 3 * detail_mm)
 
 
 def _wall(frame: Distance, streaks: Distance) -> list[Structure]:

@@ -98,7 +98,7 @@ def _kidney(rng: np.random.Generator, side: str, lumps: Distance) -> list[Struct
         pyramid = tube([centre + turn @ (away * [0.5, 0.5, 0.85]), centre + turn @ away], [3.0, 6.5])
         inner = intersection(pyramid, grown(outer, -6.0))
         parts.append(solid(f"kidney_{side}_pyramid{number}", "kidney_medulla", inner, [centre + turn @ away], 26))
-    ureter = [hilum, centre + [-sign * 30, 8, -55], centre + [-sign * 34, 12, -130]]
+    ureter = [hilum, np.add(centre, [-sign * 30, 8, -55]), np.add(centre, [-sign * 34, 12, -130])]
     pelvis = ellipsoid(hilum + turn @ [sign * 3, 0, 0], (9, 7, 12), turn)
     return [
         *parts,
@@ -157,7 +157,7 @@ def _vessels() -> list[Structure]:
     ]
     for side, sign in (("right", 1), ("left", -1)):
         branch = [(sign * 6, -14, -86), (sign * 26, -12, -125), (sign * 42, 0, -200)]
-        renal = [(-4, -18, 10), tuple(np.array(KIDNEY_CENTRES[side]) + [-sign * 22, 6, 0])]
+        renal = [np.array([-4.0, -18, 10]), np.add(KIDNEY_CENTRES[side], [-sign * 22, 6, 0])]
         found.append(solid(f"iliac_artery_{side}", "blood", tube(branch, 6), branch, 8))
         lower = [(x + 4, y - 12, z - 8) for x, y, z in branch]
         found.append(solid(f"iliac_vein_{side}", "blood", tube(lower, 7.5), lower, 9))

@@ -52,24 +52,25 @@ class Brain:
     structures: tuple[Structure, ...]
 
 
-def make_brain(rng: np.random.Generator, tabulate_mm: float | None = None) -> Brain:
+def make_brain(rng: np.random.Generator, voxel_mm: float = 1.0) -> Brain:
     """Draw a brain.
 
     Args:
         rng: the subject.
-        tabulate_mm: lattice step to tabulate the folds at, which is faster for big images; None to compute them at
-            every point.
+        voxel_mm: the smallest voxel side of the images to come: how finely shapes have to be tabulated.
     """
     atrophy = rng.uniform(0, 1)
-    hemispheres, cerebellum = smooth_hemispheres(), smooth_cerebellum()
+    step = tabulation_mm(voxel_mm)
+    cerebellum = smooth_cerebellum()
+    hemispheres = sampled(smooth_hemispheres(), np.stack([CEREBRUM_BOX[0] - step, CEREBRUM_BOX[1] + step]), step)
     depth_to_pia = folded(hemispheres, rng, atrophy)
     folia = foliated(cerebellum, rng)
-    if tabulate_mm is not None:
-        depth_to_pia = sampled(depth_to_pia, CEREBRUM_BOX, tabulate_mm)
-        folia = sampled(folia, CEREBELLUM_BOX, tabulate_mm)
-    cavity = _cavity(hemispheres, cerebellum)
-    if tabulate_mm is not None:
-        hemispheres, cavity = sampled(hemispheres, CEREBRUM_BOX, 2.0), sampled(cavity, CAVITY_BOX, 2.0)
+    if voxel_mm < 1.3:
+        # Folds are costly, so that big images look them up; for small ones, filling the table costs more.
+        depth_to_pia = sampled(depth_to_pia, CEREBRUM_BOX, max(voxel_mm, 1.0))
+        folia = sampled(folia, CEREBELLUM_BOX, max(voxel_mm, 1.0))
+    cavity = remembered(sampled(_cavity(smooth_hemispheres(), cerebellum), CAVITY_BOX, step))
+    hemispheres, depth_to_pia, folia = remembered(hemispheres), remembered(depth_to_pia), remembered(folia)
     low, high = CEREBRUM_BOX
     white = in_box("white_matter", "white_matter", lambda p: hemispheres(p) + 0.5, low, high)
     grey = Structure("grey_matter", "grey_matter", lambda p: _between(depth_to_pia(p), -0.1, _CORTEX_MM), CEREBRUM_BOX)
@@ -87,6 +88,27 @@ def make_brain(rng: np.random.Generator, tabulate_mm: float | None = None) -> Br
         *_ventricles(rng, atrophy),
     ]
     return Brain(cavity, hemispheres, tuple(structures))
+
+
+def remembered(distance: Distance) -> Distance:
+    """The same distance, where asking again about the same points costs next to nothing.
+
+    Structures with the same box are asked about the same points one after the other.
+    """
+    last: tuple[np.ndarray, np.ndarray] = np.empty((3, 0)), np.empty(0)
+
+    def answer(points: np.ndarray) -> np.ndarray:
+        nonlocal last
+        if not np.array_equal(points, last[0]):
+            last = points, distance(points)
+        return last[1]
+
+    return answer
+
+
+def tabulation_mm(voxel_mm: float) -> float:
+    """The lattice step at which smooth outlines are tabulated for images of this voxel size."""
+    return min(max(voxel_mm, 2.0), 4.0)
 
 
 def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from modalign.phantoms.anatomy import Anatomy, Structure
-from modalign.phantoms.brain import Brain, both_sides, in_box, make_brain
+from modalign.phantoms.brain import Brain, both_sides, in_box, make_brain, remembered, tabulation_mm
 from modalign.phantoms.cortex import sheets
 from modalign.phantoms.face import face_structures
 from modalign.phantoms.glioma import glioma
@@ -44,19 +44,16 @@ _PARTS = {
 }
 
 
-def make_head(rng: np.random.Generator, tabulate_mm: float | None = None) -> Anatomy:
+def make_head(rng: np.random.Generator, voxel_mm: float = 1.0) -> Anatomy:
     """Draw a head: sizes of brain, face, fat, skull and sinuses differ between subjects.
 
     Args:
         rng: the subject.
-        tabulate_mm: lattice step to tabulate costly shapes at, which is faster for big images; None to compute them
-            at every point.
+        voxel_mm: the smallest voxel side of the images to come: how finely shapes have to be tabulated.
     """
-    brain = make_brain(rng, tabulate_mm)
+    brain = make_brain(rng, voxel_mm)
     fat_mm, skull_mm = rng.uniform(3.0, 6.0), rng.uniform(5.5, 7.5)
-    skin = _skin(brain.cavity, skull_mm + fat_mm + 2.0, rng)
-    if tabulate_mm is not None:
-        skin = sampled(skin, HEAD_BOX, 2.0)
+    skin = remembered(sampled(_skin(brain.cavity, skull_mm + fat_mm + 2.0, rng), HEAD_BOX, tabulation_mm(voxel_mm)))
     thickness = smooth_noise(rng, 30.0)
     septa = sheets(rng, 34.0)
     structures = (
@@ -72,9 +69,9 @@ def make_head(rng: np.random.Generator, tabulate_mm: float | None = None) -> Ana
     return Anatomy(structures)
 
 
-def make_stripped_brain(rng: np.random.Generator, high_grade: bool, tabulate_mm: float | None = None) -> Anatomy:
+def make_stripped_brain(rng: np.random.Generator, high_grade: bool, voxel_mm: float = 1.0) -> Anatomy:
     """Draw a brain with a glioma and nothing around it, as skull stripping leaves it: no dura, no outer CSF."""
-    brain = make_brain(rng, tabulate_mm)
+    brain = make_brain(rng, voxel_mm)
     parts, _ = glioma(rng, brain, high_grade)
     outer = ("csf", "falx", "tentorium", "sagittal_sinus")
     rim = Structure("csf", "csf", lambda p: brain.cavity(p) < -1.6, None)
@@ -162,6 +159,7 @@ def _skull(brain: Brain, skull_mm: float, thickness: Lattice) -> list[Structure]
     cavity = brain.cavity
     box = np.array([[-86.0, -122, -72], [86, 90, 96]])
 
+    @remembered
     def wall(points: np.ndarray) -> np.ndarray:
         # Calvaria above, thin floors of the fossae below; the border drops from the brow to the nape.
         floor = np.interp(points[1], [-90, -40, 20, 60], [-58, -48, -26, -10]).astype(np.float32)

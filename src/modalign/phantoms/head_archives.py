@@ -13,7 +13,6 @@ from modalign.phantoms.head_scans import (
     Size,
     Subject,
     covering,
-    detail_mm,
     draw_subject,
     head_motion,
     scaled_size,
@@ -37,7 +36,7 @@ def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> N
     case = f"2B{'ABC'[patient % 3]}{patient // 3 + 1:03d}"
     grid = covering(size, (200.0, 232.0, 200.0), (0, -8, -5))
     rng = generator(seed, archive, str(patient), "anatomy")
-    subject = draw_subject(make_head(rng, detail_mm(grid)), rng)
+    subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
     motion = head_motion(rng, rotation_deg=0.6, translation_mm=0.7, flexion_deg=2.0, distortion_mm=0.4)
     fixed, moving = subject.scan(grid), subject.scan(grid, motion)
 
@@ -76,7 +75,7 @@ def write_ixi(folder: Path, patient: int, size: Size, seed: int) -> None:
     grid = covering(size, (240.0, 240.0, 162.5), (0, -14, 14))
     t1_grid = covering(scaled_size(size, (256, 256, 130), (150, 256, 256)), (180.0, 240.0, 240.0), (0, -14, -20))
     rng = generator(seed, archive, str(patient), "anatomy")
-    subject = draw_subject(make_head(rng, detail_mm(grid)), rng)
+    subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
     dual, sagittal = subject.scan(grid), subject.scan(t1_grid)
 
     noise = generator(seed, archive, str(patient), "noise")
@@ -90,7 +89,17 @@ def write_ixi(folder: Path, patient: int, size: Size, seed: int) -> None:
         write_volume(folder / f"{case}-{name}.nii.gz", Volume(subject.mr(dual, values, noise, **quality), grid.affine))
     labels = {"t1": stored_along(_labels(sagittal, LABELS), "PSR"), "t2": _labels(dual, LABELS)}
     labels["pd"] = labels["t2"]
-    write_truth(folder, case, "t1", "t2", None, t1_grid, None, labels, LABELS)
+    write_truth(
+        folder,
+        case,
+        "t1",
+        "t2",
+        true_field=None,
+        fixed_grid=t1_grid,
+        true_image=None,
+        labels=labels,
+        label_names=LABELS,
+    )
 
 
 def write_brats2019(folder: Path, patient: int, size: Size, seed: int) -> None:
@@ -108,7 +117,7 @@ def write_brats2019(folder: Path, patient: int, size: Size, seed: int) -> None:
     target = folder / "MICCAI_BraTS_2019_Data_Training" / ("HGG" if high_grade else "LGG") / name
     grid = covering(size, (240.0, 240.0, 155.0), (0, -18, 8))
     rng = generator(seed, archive, str(patient), "anatomy")
-    subject = draw_subject(make_stripped_brain(rng, high_grade, detail_mm(grid)), rng)
+    subject = draw_subject(make_stripped_brain(rng, high_grade, float(grid.spacing.min())), rng)
     raster = subject.scan(grid)
 
     noise = generator(seed, archive, str(patient), "noise")
@@ -136,7 +145,7 @@ def write_cermep(folder: Path, patient: int, size: Size, seed: int) -> None:
     rng = generator(seed, archive, str(patient), "anatomy")
     middle = tuple(np.add((0, -8, -20), rng.normal(0, 4, 3)))
     ct_grid = covering(scaled_size(size, (160, 192, 192), (256, 256, 148)), (300.0, 300.0, 222.0), middle)
-    subject = draw_subject(make_head(rng, detail_mm(grid)), rng)
+    subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
     motion = head_motion(rng, rotation_deg=3.0, translation_mm=4.0, flexion_deg=5.0, distortion_mm=0.5)
     fixed, moving = subject.scan(grid), subject.scan(ct_grid, motion)
 
@@ -162,7 +171,7 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
     rng = generator(seed, archive, str(patient), "anatomy")
     middle = tuple(np.add((0, -8, -50), rng.normal(0, 3, 3)))
     mr_grid = covering(scaled_size(size, (512, 512, 135), (256, 256, 84)), (240.0, 240.0, 252.0), middle)
-    subject = draw_subject(make_head(rng, detail_mm(grid)), rng)
+    subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
     motion = head_motion(
         rng, rotation_deg=4.0, translation_mm=4.0, flexion_deg=8.0, distortion_mm=0.5, soft_tissue_mm=2.0
     )
@@ -182,10 +191,29 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
 
     labels = {"mr": _labels(mr_raster, OARS), "ct": drawn}
     ct_here, mr_here = subject.hounsfield(mr_raster), subject.signal(ct_raster, values)
-    write_truth(folder, number, "mr", "ct", motion.true_field(mr_grid), mr_grid, _int16(ct_here, mr_grid), labels, OARS)
+    write_truth(
+        folder,
+        number,
+        "mr",
+        "ct",
+        true_field=motion.true_field(mr_grid),
+        fixed_grid=mr_grid,
+        true_image=_int16(ct_here, mr_grid),
+        labels=labels,
+        label_names=OARS,
+    )
     scale = 1000 / max(float(np.percentile(mr_here, 99.5)), 1e-6)
-    aligned = _int16(mr_here * scale, grid)
-    write_truth(folder, number, "ct", "mr", motion.true_field(grid, backwards=True), grid, aligned, {}, OARS)
+    write_truth(
+        folder,
+        number,
+        "ct",
+        "mr",
+        true_field=motion.true_field(grid, backwards=True),
+        fixed_grid=grid,
+        true_image=_int16(mr_here * scale, grid),
+        labels={},
+        label_names=OARS,
+    )
 
 
 _OAR_FILES = {1: "Parotid_L", 2: "Parotid_R", 3: "Bone_Mandible", 4: "SpinalCord", 5: "Brainstem"}
@@ -209,8 +237,17 @@ def _write_pair(
     true_image: np.ndarray,
 ) -> None:
     labels = {fixed_modality: _labels(fixed, LABELS), moving_modality: _labels(moving, LABELS)}
-    image = _int16(true_image, fixed.grid)
-    write_truth(folder, case, fixed_modality, moving_modality, field, fixed.grid, image, labels, LABELS)
+    write_truth(
+        folder,
+        case,
+        fixed_modality,
+        moving_modality,
+        true_field=field,
+        fixed_grid=fixed.grid,
+        true_image=_int16(true_image, fixed.grid),
+        labels=labels,
+        label_names=LABELS,
+    )
 
 
 def _ct(subject: Subject, raster: Raster, rng: np.random.Generator, noise_hu: float) -> np.ndarray:

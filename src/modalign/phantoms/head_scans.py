@@ -142,8 +142,3 @@ def stored_along(volume: Volume, orientation: str) -> Volume:
     )
     turned = image.as_reoriented(turn)
     return Volume(np.ascontiguousarray(turned.dataobj), turned.affine)
-
-
-def detail_mm(grid: Grid) -> float | None:
-    """The lattice step to tabulate anatomy at: None for small images, where computing points directly is faster."""
-    return None if np.prod(grid.shape) < 600_000 else max(1.0, 0.7 * float(grid.spacing.min()))

@@ -93,14 +93,20 @@ class Motion:
     def inverse(self, points: np.ndarray) -> np.ndarray:
         """Where tissue at `points` (3, ...), RAS mm of the moving scan, lies in the fixed scan (3, ...), mm.
 
-        Takes the inverse at the lattice nodes and improves it by two steps of ``x = y - d(x)``, which leaves
-        ``forward(inverse(points))`` within 0.1 mm of `points`.
+        Starts from the inverse at the lattice nodes and repeats ``x = y - d(x)`` where that still changes x, until
+        ``forward(inverse(points))`` is within 0.02 mm of `points` or, in the most squeezed tissue, 0.1 mm.
         """
-        straight = apply_affine(np.linalg.inv(self.rigid), points)
+        straight = apply_affine(np.linalg.inv(self.rigid), points).reshape(3, -1)
         found = straight + self._look_up(self._inverse_displacement, straight)
-        for _ in range(2):
-            found = straight - self._look_up(self.displacement, found)
-        return found
+        moving = np.arange(found.shape[1])
+        for _ in range(25):
+            updated = straight[:, moving] - self._look_up(self.displacement, found[:, moving])
+            change = np.abs(updated - found[:, moving]).max(0)
+            found[:, moving] = updated
+            moving = moving[change > 0.02]
+            if not moving.size:
+                break
+        return found.reshape(points.shape)
 
     def true_field(self, grid: Grid, backwards: bool = False) -> np.ndarray:
         """The displacement field (3, X, Y, Z), voxels of the fixed `grid`, that brings the moving scan onto it.

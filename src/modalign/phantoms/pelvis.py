@@ -1,5 +1,6 @@
 """A pelvis with everything in it, different for every patient."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from modalign.phantoms.pelvis_organs import (
 )
 from modalign.phantoms.shapes import (
     Distance,
+    Lattice,
     column,
     difference,
     ellipsoid,
@@ -24,6 +26,7 @@ from modalign.phantoms.shapes import (
     half_space,
     intersection,
     plate,
+    sampled,
     smooth_noise,
     stretched,
     tube,
@@ -120,12 +123,13 @@ def draw_pelvis(
     folds, lumps, streaks = (smooth_noise(rng, mm) for mm in (8.0, 25.0, 11.0))
     bones = pelvis_bones(detail_mm)
     fibres = stretched(streaks, (1.0, 1.0, 3.0))
+    outline = sampled(_outline(fat_mm, male), BODY, 4 * detail_mm)
     structures = [
         *_body(fat_mm, male),
         *muscle_structures(
             fibres, grown(_outline(fat_mm, False), -0.75 * fat_mm), 1.2, float(rng.uniform(0.01, 0.05)), detail_mm
         ),
-        *_wall(),
+        *_wall(detail_mm),
         *vessel_structures(),
         *organ_structures(organs, rng, folds, lumps),
         *bone_structures(bones, cortex_mm=float(rng.uniform(1.5, 2.1))),
@@ -141,11 +145,11 @@ def draw_pelvis(
     return Pelvis(Anatomy(tuple(structures), to_template), bones, organs, scale)
 
 
-def _body(fat_mm: float, male: bool) -> list[Structure]:
-    outline = _outline(fat_mm, male)
-    cleft = union(
+def _body(outline: Distance, fat_mm: float) -> list[Structure]:
+    cleft = sampled(
         plate([(0, -150, 55), (0, -112, 25), (0, -98, -50), (0, -150, -60)], [(0, 1, 2), (0, 2, 3)], [6, 1, 1.5, 7]),
-        blend_mm=0,
+        np.array([(-30.0, -165, -80), (30, -80, 80)]),
+        3.0,
     )
     body = difference(outline, cleft)
     box = np.array([(-165 - 1.2 * fat_mm, -175, -200), (165 + 1.2 * fat_mm, 175, 200)])
@@ -180,16 +184,10 @@ def _outline(fat_mm: float, male: bool) -> Distance:
     return union(*parts, blend_mm=22)
 
 
-def _wall() -> list[Structure]:
+def _wall(detail_mm: float) -> list[Structure]:
     """The muscles of the belly and the cavity they close, above the symphysis."""
-    outer = intersection(
-        column([0, 40, 90, 160], [(0, 20), (0, 2), (0, -4), (0, -6)], [(70, 56), (112, 80), (132, 90), (144, 96)], 2.4),
-        half_space((0, 66, -18), (0, 0.3, -1)),
-    )
-    # Below the iliac crests the wall reaches only from the front to the inguinal ligament.
-    front = union(half_space((0, 44, 0), (0, -1, 0)), half_space((0, 44, 82), (0, -1, -1.3)))
-    wall = intersection(outer, grown(front, 0))
     corners = [(-150, -60, -30), (150, 105, 175)]
+    outer, wall = _wall_tables(detail_mm)
     sheet = difference(grown(wall, -4.0), grown(outer, -4.7), ellipsoid((0, 90, 80), (70, 60, 200)))
     alba = intersection(wall, ellipsoid((0, 85, 80), (2.5, 60, 160)))
     return [
@@ -197,6 +195,18 @@ def _wall() -> list[Structure]:
         solid("belly_septum", "fat", sheet, corners),
         solid("linea_alba", "ligament", difference(alba, grown(outer, -10.0)), corners),
     ]
+
+
+@functools.cache
+def _wall_tables(detail_mm: float) -> tuple[Lattice, Lattice]:
+    outer = intersection(
+        column([0, 40, 90, 160], [(0, 20), (0, 2), (0, -4), (0, -6)], [(70, 56), (112, 80), (132, 90), (144, 96)], 2.4),
+        half_space((0, 66, -18), (0, 0.3, -1)),
+    )
+    # Below the iliac crests the wall reaches only from the front to the inguinal ligament.
+    front = union(half_space((0, 44, 0), (0, -1, 0)), half_space((0, 44, 82), (0, -1, -1.3)))
+    box = np.array([(-155.0, -65, -35), (155, 110, 180)])
+    return sampled(outer, box, 2 * detail_mm), sampled(intersection(outer, front), box, 2 * detail_mm)
 
 
 def _implant() -> list[Structure]:

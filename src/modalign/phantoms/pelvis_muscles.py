@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from modalign.phantoms.anatomy import Structure, solid
-from modalign.phantoms.shapes import Distance, Lattice, marbled, packed, plate, sampled, tube
+from modalign.phantoms.shapes import Distance, Lattice, nearest_two, plate, sampled, tube
 
 Path = list[tuple[float, float, float]]
 
@@ -115,11 +115,21 @@ def muscle_structures(
         shapes.append((tube(path, radii), _bounds(path, radii), float(_SWELLING_MM.get(name, 9))))
     for name, (path, _, radii) in _PLATES.items():
         shapes.append((_plate_table(name, detail_mm), _bounds(path, radii), float(_SWELLING_MM[name])))
-    # One side is described; points of the other are looked up mirrored.
-    pack = packed(shapes, gap_mm, streaks)
-    mirror = np.array([[-1], [1], [1]], dtype=np.float32)
-    both = marbled(lambda points: pack(np.where(points[:1] < 0, points * mirror, points)), streaks, fat_share)
-    return [Structure("muscles", "muscle", lambda points: np.maximum(both(points), fascia(points)) < 0, BODY)]
+
+    def inside(points: np.ndarray) -> np.ndarray:
+        result = np.zeros(points.shape[1], dtype=bool)
+        found = np.flatnonzero(fascia(points) < 0)
+        # One side is described; points of the other are looked up mirrored.
+        chosen = points[:, found]
+        first, second = nearest_two(shapes, np.stack([np.abs(chosen[0]), chosen[1], chosen[2]]), 6.0)
+        within = first < 0
+        found, gap = found[within], (second - first)[within]
+        winding = streaks(points[:, found])
+        # A Gaussian variable lies within +-w with probability 0.8 w for small w.
+        result[found] = (gap > gap_mm * (1 + 0.6 * winding)) & (np.abs(winding) > fat_share / 0.8)
+        return result
+
+    return [Structure("muscles", "muscle", inside, BODY)]
 
 
 @functools.cache

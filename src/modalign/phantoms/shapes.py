@@ -64,18 +64,19 @@ def sampled(distance: Distance, bounds: np.ndarray, step: float) -> Lattice:
 def ellipsoid(centre: Sequence[float], radii: Sequence[float], rotation: np.ndarray | None = None) -> Distance:
     """An ellipsoid; `rotation` (3, 3) turns its axes into RAS."""
     middle = np.asarray(centre, dtype=np.float32)[:, None]
-    axes = np.asarray(radii, dtype=np.float32)[:, None]
+    axes = np.asarray(radii, dtype=np.float32)
     turn = None if rotation is None else np.asarray(rotation, dtype=np.float32).T
 
     def distance(points: np.ndarray) -> np.ndarray:
         p = points - middle
         if turn is not None:
             p = turn @ p
-        scaled = p / axes
-        length = np.sqrt((scaled**2).sum(0))
+        u, v, w = p[0] / axes[0], p[1] / axes[1], p[2] / axes[2]
+        length = np.sqrt(u * u + v * v + w * w)
+        u, v, w = u / axes[0], v / axes[1], w / axes[2]
         # Dividing by the gradient's length makes the level function a distance to first order.
-        slope = np.sqrt(((scaled / axes) ** 2).sum(0)) + 1e-6
-        return np.where(length > 0.05, (length - 1) * length / slope, -axes.min()).astype(np.float32)
+        slope = np.sqrt(u * u + v * v + w * w) + np.float32(1e-6)
+        return np.where(length > 0.05, (length - 1) * length / slope, -axes.min())
 
     return distance
 
@@ -88,15 +89,22 @@ def tube(path: Sequence[Sequence[float]], radii: Sequence[float] | float, flatte
     weights = np.array([1, flatten, 1], dtype=np.float32)
     nodes = np.asarray(path, dtype=np.float32) * weights
     sizes = np.broadcast_to(np.asarray(radii, dtype=np.float32), len(nodes))
+    start, along = nodes[:-1], nodes[1:] - nodes[:-1]
+    length2 = np.maximum((along**2).sum(1), 1e-6)
+    taper = np.diff(sizes)
 
     def distance(points: np.ndarray) -> np.ndarray:
-        scaled = points * weights[:, None]
-        result = np.full(points.shape[1], np.inf, dtype=np.float32)
-        for a, b, ra, rb in zip(nodes[:-1], nodes[1:], sizes[:-1], sizes[1:], strict=True):
-            along = b - a
-            t = np.clip(along @ (scaled - a[:, None]) / max(float(along @ along), 1e-6), 0, 1)
-            gap = scaled - a[:, None] - along[:, None] * t
-            np.minimum(result, np.sqrt((gap**2).sum(0)) - (ra + (rb - ra) * t), out=result)
+        result: np.ndarray | None = None
+        p = points if flatten == 1 else points * weights[:, None]
+        for a, d, l2, r, dr in zip(start, along, length2, sizes[:-1], taper, strict=True):
+            x, y, z = p[0] - a[0], p[1] - a[1], p[2] - a[2]
+            t = np.clip((x * d[0] + y * d[1] + z * d[2]) / l2, 0, 1)
+            x -= t * d[0]
+            y -= t * d[1]
+            z -= t * d[2]
+            gap = np.sqrt(x * x + y * y + z * z) - (r + dr * t)
+            result = gap if result is None else np.minimum(result, gap, out=result)
+        assert result is not None
         return result
 
     return distance
@@ -187,12 +195,26 @@ def union(*shapes: Distance, blend_mm: float = 0.0) -> Distance:
 
 def intersection(*shapes: Distance) -> Distance:
     """What lies in all of the shapes."""
-    return lambda points: np.maximum.reduce([shape(points) for shape in shapes])
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        result = shapes[0](points)
+        for shape in shapes[1:]:
+            result = np.maximum(result, shape(points))
+        return result
+
+    return distance
 
 
 def difference(shape: Distance, *others: Distance) -> Distance:
     """What lies in `shape` and in none of the others."""
-    return lambda points: np.maximum.reduce([shape(points), *[-other(points) for other in others]])
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        result = shape(points)
+        for other in others:
+            result = np.maximum(result, -other(points))
+        return result
+
+    return distance
 
 
 def grown(shape: Distance, by_mm: float) -> Distance:
@@ -253,29 +275,26 @@ def _total(noises: list[tuple[Lattice, float]]) -> Distance:
     return lambda points: sum(np.float32(amplitude) * noise(points) for noise, amplitude in noises)  # type: ignore[return-value]
 
 
-def packed(
-    shapes: Sequence[tuple[Distance, np.ndarray, float]], gap_mm: float, noise: Distance | None = None
-) -> Distance:
-    """Neighbours that swell until they touch, like the muscles of a limb, with thin gaps where they meet.
+def nearest_two(
+    shapes: Sequence[tuple[Distance, np.ndarray, float]], points: np.ndarray, reach_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (N,) to the nearest and the second nearest of neighbours that have swollen until they touch.
 
     Args:
         shapes: (distance, bounds (2, 3) mm, swelling mm) of each, bounds before swelling.
-        gap_mm: width of the gaps.
-        noise: makes the gaps uneven, by up to about twice their width.
+        points: (3, N), mm.
+        reach_mm: distances above this are not told apart.
     """
-
-    def distance(points: np.ndarray) -> np.ndarray:
-        first = np.full(points.shape[1], np.float32(50))
-        second = first.copy()
-        low, high = points.min(1), points.max(1)
-        for shape, bounds, swelling in shapes:
-            margin = swelling + gap_mm
-            if (low > bounds[1] + margin).any() or (high < bounds[0] - margin).any():
-                continue
-            own = shape(points) - np.float32(swelling)
-            np.minimum(second, np.maximum(first, own), out=second)
-            np.minimum(first, own, out=first)
-        width = np.float32(gap_mm) if noise is None else np.float32(gap_mm) * (1 + 0.6 * noise(points))
-        return np.maximum(first, width - (second - first))
-
-    return distance
+    first = np.full(points.shape[1], reach_mm, dtype=np.float32)
+    second = first.copy()
+    if points.size == 0:
+        return first, second
+    low, high = points.min(1), points.max(1)
+    for shape, bounds, swelling in shapes:
+        margin = swelling + reach_mm
+        if (low > bounds[1] + margin).any() or (high < bounds[0] - margin).any():
+            continue
+        own = shape(points) - np.float32(swelling)
+        np.minimum(second, np.maximum(first, own), out=second)
+        np.minimum(first, own, out=first)
+    return first, second

@@ -5,8 +5,9 @@ import logging
 import multiprocessing
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +113,24 @@ def prepare_rows(
         seed=seed,
     )
     fitted: dict[str, dict[str, Any]] = {}
-    for number, phase in enumerate(phases):
-        last = number == len(phases) - 1
-        upcoming = [] if last else [s for s in phases[number + 1] if s["function"] in FITTED]
-        jobs = [
-            Job(
-                info=info,
-                row=row,
-                steps=phase,
-                context=dataclasses.replace(context, fitted=fitted),
-                source=None if number == 0 else scratch / f"{row['case']}.{number - 1}",
-                out=out / row["case"] if last else scratch / f"{row['case']}.{number}",
-                next_fitted=upcoming if row["split"] == "train" else [],
-            )
-            for row in (stored if last else wanted)
-        ]
-        summaries = _run_all(jobs, workers, f"preparing {info['dataset']}")
-        fitted = fitted | _fit(upcoming, context, summaries)
+    with _pool(min(workers, len(wanted))) as pool:
+        for number, phase in enumerate(phases):
+            last = number == len(phases) - 1
+            upcoming = [] if last else [s for s in phases[number + 1] if s["function"] in FITTED]
+            jobs = [
+                Job(
+                    info=info,
+                    row=row,
+                    steps=phase,
+                    context=dataclasses.replace(context, fitted=fitted),
+                    source=None if number == 0 else scratch / f"{row['case']}.{number - 1}",
+                    out=out / row["case"] if last else scratch / f"{row['case']}.{number}",
+                    next_fitted=upcoming if row["split"] == "train" else [],
+                )
+                for row in (stored if last else wanted)
+            ]
+            summaries = _run_all(jobs, pool, f"preparing {info['dataset']}")
+            fitted = fitted | _fit(upcoming, context, summaries)
     _finish(info, stored, steps, fitted, recipe, seed, out)
     store.remove_stale(out, [row["case"] for row in stored])
 
@@ -228,35 +230,44 @@ def _finish(
     write_json(out / "cases.json", head)
 
 
-def _run_all(jobs: list[Job], workers: int, title: str) -> list[list[dict[str, Any]]]:
-    """The jobs' results in the order of the jobs, whatever the order they finish in."""
-    results: dict[int, list[dict[str, Any]]] = {}
-    for number, result in _progress(_run(jobs, workers), len(jobs), title):
-        results[number] = result
-        log.info("%s: case %s done", title, jobs[number].row["case"])
-    return [results[number] for number in range(len(jobs))]
-
-
-def _run(jobs: list[Job], workers: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    if workers <= 1 or len(jobs) <= 1:
-        for number, job in enumerate(jobs):
-            yield number, _named(run_case, job)
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Worker processes; None if one process does all."""
+    if workers <= 1:
+        yield None
         return
     # Spawned, not forked: ITK and HDF5 keep threads that a fork would lose.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(_named, run_case, job): number for number, job in enumerate(jobs)}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            yield pool
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _named(function: Callable[[Job], Any], job: Job) -> Any:
+def _run_all(jobs: list[Job], pool: ProcessPoolExecutor | None, title: str) -> list[list[dict[str, Any]]]:
+    """The jobs' results in the order of the jobs, whatever the order they finish in."""
+    results: dict[int, list[dict[str, Any]]] = {}
+    for number, result in _progress(_run(jobs, pool), len(jobs), title):
+        results[number] = result
+        log.info("%s: case %s done", title, jobs[number].row["case"])
+    return [results[number] for number in range(len(jobs))]
+
+
+def _run(jobs: list[Job], pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    if pool is None:
+        for number, job in enumerate(jobs):
+            yield number, _named(job)
+        return
+    futures = {pool.submit(_named, job): number for number, job in enumerate(jobs)}
+    for future in as_completed(futures):
+        yield futures[future], future.result()
+
+
+def _named(job: Job) -> list[dict[str, Any]]:
+    """:func:`run_case`, with the case named in what goes wrong."""
     try:
-        return function(job)
+        return run_case(job)
     except ModalignError as error:
         raise type(error)(f"case {job.row['case']} of {job.info['dataset']}: {error}") from error
 

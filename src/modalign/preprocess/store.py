@@ -10,7 +10,6 @@ import numpy as np
 
 from modalign.cases import PARTS, Case, load_case
 from modalign.files import replacing, write_json
-from modalign.methods.base import moving_on_fixed_grid
 from modalign.spatial.fields import write_itk_field
 from modalign.volumes import write_volume
 
@@ -49,6 +48,8 @@ def pack_split(store: Path, split: str, cases: Sequence[str]) -> None:
     Moving scans that lie on their own grid are resampled to the fixed grid here, so that slices correspond.
     """
     import h5py
+
+    from modalign.methods.base import moving_on_fixed_grid
 
     with replacing(store / f"{split}.h5") as temporary, h5py.File(temporary, "w", libver="latest") as file:
         for name in cases:

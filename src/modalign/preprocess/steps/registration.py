@@ -11,6 +11,7 @@ from modalign.cases import Case
 from modalign.errors import ConfigError
 from modalign.preprocess import truth
 from modalign.preprocess.context import StepContext
+from modalign.preprocess.sampling import resample, respaced_grid
 from modalign.volumes import LPS_TO_RAS, Volume, to_sitk
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def register(
     context: StepContext,
     *,
     transform: str = "rigid",
+    resolution_mm: float = 1.5,
     bins: int = 32,
     sampling: float = 0.5,
     max_samples: int = 200_000,
@@ -38,15 +40,17 @@ def register(
 
     Starts from the scanners' frame, from the grids' centres put together and from the centres of mass put together,
     each turned by all combinations of `search_deg` about three axes (`search_deg_centred` if the scans have no common
-    frame). The three most promising starts are optimised (regular-step gradient descent, pyramid of `shrink` factors
-    and `smoothing_mm`), and the best result is taken; if none beats the scanners' frame, the scan stays where it is.
-    No voxel is touched: only the moving scan's place in the world changes.
+    frame). Axes finer than `resolution_mm` are coarsened for the search. The three most promising starts go through
+    all levels but the last of a pyramid (`shrink` factors, `smoothing_mm`; regular-step gradient descent), the best of
+    them through the last one; if it doesn't beat the scanners' frame, the scan stays where it is. No voxel is touched:
+    only the moving scan's place in the world changes.
     """
     angles = search_deg_centred if context.centred else search_deg
     matrix, values = estimate(
         case.fixed,
         case.moving,
         transform=transform,
+        resolution_mm=resolution_mm,
         bins=bins,
         sampling=sampling,
         max_samples=max_samples,
@@ -67,6 +71,7 @@ def estimate(
     moving: Volume,
     *,
     transform: str,
+    resolution_mm: float,
     bins: int,
     sampling: float,
     max_samples: int,
@@ -81,7 +86,7 @@ def estimate(
 
     if transform not in ("rigid", "affine"):
         raise ConfigError(f"register.transform is {transform!r}; write rigid or affine")
-    images = [sitk.Cast(to_sitk(v.like(v.data.astype(np.float32))), sitk.sitkFloat32) for v in (fixed, moving)]
+    images = [sitk.Cast(to_sitk(_coarse(v, resolution_mm)), sitk.sitkFloat32) for v in (fixed, moving)]
 
     def method(levels: Sequence[int], smoothing: Sequence[float]) -> "sitk.ImageRegistrationMethod":
         registration = sitk.ImageRegistrationMethod()
@@ -99,35 +104,34 @@ def estimate(
         registration.SetOptimizerAsRegularStepGradientDescent(learning_rate, 1e-4, iterations, 0.5)
         return registration
 
-    # ITK minimises, so the metric is minus the mutual information.
-    levels = _levels(fixed.shape, shrink)
-    smoothing = list(smoothing_mm)[len(smoothing_mm) - len(levels) :]
-    identity = sitk.Euler3DTransform()
-    identity.SetCenter(_centre(images[0]))
-    before = _metric(method([1], [0.0]), images, identity)
-    starts = [(s, _metric(method([1], [smoothing[0]]), images, s)) for s in _starts(images, search_deg)]
-    starts.sort(key=lambda pair: pair[1])
-    best, best_value = identity, before
-    for start, _ in starts[:3]:
-        candidate: Any = start
-        if transform == "affine":
-            candidate = sitk.AffineTransform(3)
-            candidate.SetCenter(start.GetCenter())
-            candidate.SetMatrix(start.GetMatrix())
-            candidate.SetTranslation(start.GetTranslation())
+    def optimise(start: Any, levels: Sequence[int], smoothing: Sequence[float]) -> Any:
         registration = method(levels, smoothing)
-        registration.SetInitialTransform(candidate, inPlace=False)
+        registration.SetInitialTransform(start, inPlace=False)
         try:
-            found = registration.Execute(*images)
+            return _unwrapped(registration.Execute(*images))
         except RuntimeError as error:
             # ITK gives up when the scans lose their overlap; another start may do better.
             log.debug("a start of the registration failed: %s", error)
-            continue
-        value = _metric(method([1], [0.0]), images, found)
-        if value < best_value:
-            best, best_value = found, value
-    matrix = np.eye(4) if best is identity else _matrix(best)
-    return matrix, {"mutual_information_before": -before, "mutual_information_after": -best_value}
+            return start
+
+    shape = images[0].GetSize()
+    levels = [n for n in shrink if min(shape) / n >= 4] or [shrink[-1]]
+    smoothing = list(smoothing_mm)[len(smoothing_mm) - len(levels) :]
+    identity = sitk.Euler3DTransform()
+    identity.SetCenter(_centre(images[0]))
+    coarse = method(levels[:1], smoothing[:1])
+    starts: list[Any] = sorted(_starts(images, search_deg), key=lambda start: _metric(coarse, images, start))[:3]
+    if transform == "affine":
+        starts = [_as_affine(start) for start in starts]
+    if len(levels) > 1:
+        starts = [optimise(start, levels[:-1], smoothing[:-1]) for start in starts]
+    fine = method(levels[-1:], smoothing[-1:])
+    start = min(starts, key=lambda candidate: _metric(fine, images, candidate))
+    best = optimise(start, levels[-1:], smoothing[-1:])
+    # ITK minimises, so its metric is minus the mutual information.
+    before, after = (-_metric(fine, images, candidate) for candidate in (identity, best))
+    matrix = _matrix(best) if after > before else np.eye(4)
+    return matrix, {"mutual_information_before": before, "mutual_information_after": max(before, after)}
 
 
 def _starts(images: list["sitk.Image"], search_deg: Sequence[float]) -> list["sitk.Euler3DTransform"]:
@@ -157,10 +161,26 @@ def _metric(registration: "sitk.ImageRegistrationMethod", images: list["sitk.Ima
         return float("inf")
 
 
-def _levels(shape: tuple[int, int, int], shrink: Sequence[int]) -> list[int]:
-    """The pyramid's factors that leave at least 4 voxels along the shortest axis; the last one at any rate."""
-    usable = [n for n in shrink if min(shape) / n >= 4]
-    return usable or [shrink[-1]]
+def _coarse(volume: Volume, resolution_mm: float) -> Volume:
+    """The scan as float32, with axes finer than `resolution_mm` brought to it (as long as 32 voxels remain)."""
+    coarsest = volume.spacing * np.maximum(np.array(volume.shape) / 32, 1)
+    spacing = np.minimum(np.maximum(volume.spacing, resolution_mm), coarsest)
+    return resample(volume.like(volume.data.astype(np.float32)), respaced_grid(volume.grid, spacing))
+
+
+def _as_affine(start: "sitk.Euler3DTransform") -> "sitk.AffineTransform":
+    import SimpleITK as sitk
+
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(start.GetCenter())
+    affine.SetMatrix(start.GetMatrix())
+    affine.SetTranslation(start.GetTranslation())
+    return affine
+
+
+def _unwrapped(transform: Any) -> Any:
+    """The transform itself: registration returns a composite of one, which can't start the next level."""
+    return transform.GetNthTransform(0).Downcast() if transform.GetName() == "CompositeTransform" else transform
 
 
 def _centre(image: "sitk.Image") -> tuple[float, float, float]:

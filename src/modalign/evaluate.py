@@ -1,0 +1,180 @@
+"""From alignments to numbers and tables: what the workflow's evaluation jobs do."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modalign.cases import CaseStore
+from modalign.errors import ConfigError
+from modalign.files import read_json, write_json
+from modalign.metrics.features import FeatureSource
+from modalign.metrics.measure import measure_run
+from modalign.metrics.table import Row, write_metrics
+
+log = logging.getLogger(__name__)
+
+
+def measure_job(
+    store: Path,
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    method: str,
+    seed: int,
+    measures: Sequence[str],
+    splits: Sequence[str] = ("test",),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    features: FeatureSource | None = None,
+    workers: int = 1,
+) -> None:
+    """Measure what a method aligned; write the long table `out` and, beside it, a JSON file of notes.
+
+    Seconds and peak memory come from the status files `runs` (one per shard). Cases that failed have no rows; the
+    notes say how many failed, and why.
+    """
+    statuses = [read_json(path) for path in runs]
+    cases = [case for status in statuses for case in status["cases"]]
+    good = [case for case in cases if case["ok"]]
+    cases_of = CaseStore(store)
+    rows: list[Row] = []
+    notes: dict[str, str] = {}
+    if good:
+        order = [case for case in cases_of.ids(splits) if case in {c["case"] for c in good}]
+        measured = measure_run(
+            cases_of,
+            runs[0].parent,
+            measures,
+            method=method,
+            seed=seed,
+            options=options,
+            features=features,
+            cases=order,
+            workers=workers,
+        )
+        rows, notes = list(measured.rows), dict(measured.notes)
+    for name in ("seconds", "peak_memory_mb"):
+        rows += [Row(cases_of.dataset, method, seed, c["case"], "", "", name, float(c[name])) for c in good]
+    failed = [case for case in cases if not case["ok"]]
+    reason = ""
+    if failed:
+        reason = failed[0]["error"]
+        if good:
+            reason = f"{len(failed)} of {len(cases)} cases failed; {failed[0]['case']}: {reason}"
+    record = {
+        "dataset": cases_of.dataset,
+        "method": method,
+        "seed": seed,
+        "ok": not failed,
+        "reason": reason,
+        "device": statuses[0]["device"],
+        "cases": len(cases),
+        "failed": [case["case"] for case in failed],
+        "notes": notes,
+    }
+    write_json(out.with_suffix(".json"), record)
+    write_metrics(out, rows)
+
+
+def read_statuses(metrics: Iterable[Path]) -> dict[tuple[str, str], dict[str, Any]]:
+    """How each (data set, method) went over all its seeds, from the notes beside its metrics files."""
+    statuses: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in metrics:
+        record = read_json(path.with_suffix(".json"))
+        key = record["dataset"], record["method"]
+        before = statuses.get(key, {"ok": True, "reason": ""})
+        statuses[key] = before if not before["ok"] else {"ok": record["ok"], "reason": record["reason"]}
+    return statuses
+
+
+def read_manifests(stores: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """The manifests of case stores by data set."""
+    manifests = [CaseStore(store).manifest for store in stores]
+    return {manifest["dataset"]: manifest for manifest in manifests}
+
+
+def table_job(
+    paper: str,
+    number: int,
+    metrics: Sequence[Path],
+    stores: Sequence[Path],
+    stem: Path,
+    *,
+    extra_methods: Mapping[str, str] | None = None,
+    methods: Sequence[str] = (),
+    statistics: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Write a paper's table as ``stem.{md,tex,html,csv}`` with its provenance.
+
+    Args:
+        paper: short name.
+        number: of the table.
+        metrics: metrics files of the methods in it.
+        stores: case stores of its data sets.
+        stem: path without suffix.
+        extra_methods: variants that join beyond the paper, with their labels.
+        methods: all configured variants; tells "not run" from "not there yet".
+        statistics: ``unit``, ``bootstrap``, ``confidence``.
+        seed: seeds the bootstrap.
+    """
+    from modalign.papers import tables
+    from modalign.report.tables import build_table, write_table
+
+    if number not in tables(paper):
+        known = ", ".join(map(str, tables(paper)))
+        raise ConfigError(f"paper {paper} has no table {number} of results; its tables are: {known}")
+    options = _table_options(statistics, seed, extra_methods or {}, methods)
+    result = build_table(tables(paper)[number], metrics, read_statuses(metrics), read_manifests(stores), options)
+    write_table(result, stem)
+
+
+def compare_job(
+    dataset: str,
+    metrics: Sequence[Path],
+    store: Path,
+    out: Path,
+    *,
+    labels: Mapping[str, str],
+    measures: Sequence[str],
+    proposed: str,
+    statistics: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Compare all methods of a data set by all its measures; write ``out/table.*`` and ``out/ranking.json``.
+
+    `labels` maps the variants to their names in the table; every other one is tested against `proposed`.
+    """
+    from dataclasses import asdict
+
+    from modalign.metrics import MEASURES
+    from modalign.report.own import comparison_table
+    from modalign.report.ranking import rank_methods
+    from modalign.report.tables import build_table, write_table
+
+    # TRE in voxels tells nothing that TRE in mm doesn't; measures without a better direction can't be compared.
+    shown = [name for name in measures if MEASURES[name].better != "reference"]
+    shown += ["seconds"] if "seconds" in MEASURES else []
+    table = comparison_table(dataset, labels, shown, proposed)
+    options = _table_options(statistics, seed, {}, list(labels))
+    result = build_table(table, metrics, read_statuses(metrics), read_manifests([store]), options)
+    write_table(result, out / "table")
+    per_case = {name: MEASURES[name].better for name in shown if MEASURES[name].scope != "set"}
+    rankings = rank_methods(metrics, per_case, {dataset: CaseStore(store).ids(["test"])})
+    write_json(out / "ranking.json", {name: asdict(ranking) for name, ranking in rankings.items()})
+
+
+def _table_options(
+    statistics: Mapping[str, Any] | None, seed: int, extra: Mapping[str, str], methods: Sequence[str]
+) -> Any:
+    from modalign.report.result import TableOptions
+
+    settings = dict(statistics or {})
+    return TableOptions(
+        unit=settings.get("unit", "patient"),
+        n_boot=settings.get("bootstrap", 10_000),
+        confidence=settings.get("confidence", 0.95),
+        seed=seed,
+        extra_methods=extra,
+        methods=frozenset(methods),
+    )

@@ -1,0 +1,61 @@
+rule make_table:
+    input:
+        metrics=lambda wildcards: metrics_of(PLAN.table_cells(wildcards.paper, int(wildcards.table))),
+        stores=lambda wildcards: stores_of(PLAN.table_cells(wildcards.paper, int(wildcards.table))),
+    output:
+        multiext("results/papers/{paper}/table_{table}", ".md", ".tex", ".html", ".csv", ".provenance.json"),
+    log:
+        "results/logs/make_table/{paper}.{table}.log",
+    benchmark:
+        "results/benchmarks/make_table/{paper}.{table}.jsonl"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        stem=subpath(output[0], strip_suffix=".md"),
+        metrics=lambda wildcards, input: options("--metrics", input.metrics),
+        stores=lambda wildcards, input: options("--store", [Path(path).parent for path in input.stores]),
+        extra=lambda wildcards: as_argument(labels_of(PLAN.table_extras(wildcards.paper, int(wildcards.table)))),
+        methods=as_argument(sorted(PLAN.variants)),
+        statistics=as_argument(config["statistics"]),
+        seed=config["seed"],
+        code=lambda wildcards: code_digest("modalign.evaluate", f"modalign.papers.{wildcards.paper}", "modalign.report.tables"),
+    shell:
+        "python -m modalign table {wildcards.paper} {wildcards.table} {params.metrics} {params.stores} "
+        "--extra {params.extra} --methods {params.methods} --statistics {params.statistics} --seed {params.seed} "
+        "--out {params.stem:q} > {log:q} 2>&1"
+
+
+rule compare_methods:
+    input:
+        metrics=lambda wildcards: metrics_of(dataset_cells(wildcards.dataset)),
+        store="results/cases/{dataset}/cases.json",
+    output:
+        multiext("results/comparisons/{dataset}/table", ".md", ".tex", ".html", ".csv", ".provenance.json"),
+        ranking="results/comparisons/{dataset}/ranking.json",
+    log:
+        "results/logs/compare_methods/{dataset}.log",
+    benchmark:
+        "results/benchmarks/compare_methods/{dataset}.jsonl"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        store=subpath(input.store, parent=True),
+        out=subpath(output.ranking, parent=True),
+        labels=lambda wildcards: as_argument(labels_of(m for _, m in dataset_cells(wildcards.dataset))),
+        measures=lambda wildcards: ",".join(PLAN.measures(wildcards.dataset)),
+        proposed=lambda wildcards: proposed_on(wildcards.dataset),
+        statistics=as_argument(config["statistics"]),
+        seed=config["seed"],
+        code=code_digest("modalign.evaluate", "modalign.report.own", "modalign.report.ranking", "modalign.report.tables"),
+    shell:
+        "python -m modalign compare {wildcards.dataset} {params.store:q} {input.metrics:q} --labels {params.labels} "
+        "--measures {params.measures} --proposed {params.proposed} --statistics {params.statistics} "
+        "--seed {params.seed} --out {params.out:q} > {log:q} 2>&1"
