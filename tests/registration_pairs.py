@@ -56,7 +56,7 @@ def contrast_pair(
         moving=Volume(moving.astype(np.float32), moving_grid.affine),
         true_field=truth,
     )
-    return case, ndi.binary_erosion(body, iterations=2)
+    return case, np.stack([ndi.binary_erosion(s, iterations=2) for s in np.moveaxis(body, 2, 0)], axis=2)
 
 
 def mean_error(field: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:

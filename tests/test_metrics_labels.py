@@ -174,6 +174,25 @@ class TestKnownAnswers:
         assert measure_dice(pair, **{**PLAIN, "region": "mask"})[0].value == 1
 
 
+class TestPercentiles:
+    def test_a_stray_voxel_decides_the_hausdorff_distance_only(self):
+        shape = (30, 24, 12)
+        a = box(shape, (4, 6, 3), (12, 14, 9))
+        b = a | box(shape, (26, 10, 5), (27, 11, 6))
+        pair = pair_of(a, b, names={1: "bladder"})
+        assert measure_hausdorff(pair, **PLAIN)[0].value == pytest.approx(15)
+        assert measure_hd95(pair, **PLAIN, directions="max")[0].value == 0
+
+    def test_pooling_dilutes_the_worse_direction(self):
+        shape = (30, 24, 12)
+        a = box(shape, (4, 6, 3), (12, 14, 9))
+        b = a | box(shape, (20, 6, 3), (22, 8, 9))
+        pair = pair_of(a, b, names={1: "bladder"})
+        pooled, largest = (measure_hd95(pair, **PLAIN, directions=d)[0].value for d in ("pooled", "max"))
+        # The second piece has 24 surface voxels: over 5 % of the 264 of b, under 5 % of the 504 of both masks.
+        assert (largest, pooled) == (9, 0)
+
+
 class TestMissingStructures:
     def test_missing_on_one_side_is_undefined(self):
         shape = (16, 16, 8)

@@ -162,6 +162,14 @@ class TestBootstrap:
         assert repeated == pytest.approx(single)
         assert naive[1] - naive[0] < 0.3 * (single[1] - single[0])
 
+    def test_patients_with_many_slices_weigh_more_as_in_the_mean(self, rng) -> None:
+        patients = np.array([0] * 20 + [1] * 3 + [2] * 8)
+        values = rng.normal(size=31) + patients
+        draws = np.random.default_rng(4).multinomial(3, np.full(3, 1 / 3), size=300)
+        means = [np.mean(np.concatenate([np.tile(values[patients == i], k) for i, k in enumerate(d)])) for d in draws]
+        interval = statistics.bootstrap_interval(values, patients, np.random.default_rng(4), n_boot=300)
+        assert interval == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+
     def test_same_purpose_same_interval(self) -> None:
         values = np.array([1.0, 2.0, 4.0])
         intervals = {

@@ -152,8 +152,8 @@ def bootstrap_interval(
     """Percentile bootstrap interval of the mean, drawing patients with replacement (Efron 1979).
 
     All values of a drawn patient enter together, so slices of one patient aren't taken for independent. The interval
-    is too narrow for few patients: with five, it holds the true mean in about 83 % of the cases instead of 95 %.
-    Fewer than two patients have none: (nan, nan).
+    is too narrow for few patients: of normal samples, it holds the true mean in 84 % with five patients, 90 % with
+    ten and 94 % with 35, instead of 95 %. Fewer than two patients have none: (nan, nan).
     """
     _, member = np.unique(patients.astype(str), return_inverse=True)
     sums, counts = np.bincount(member, weights=values), np.bincount(member)

@@ -9,6 +9,7 @@ from pydantic import Field
 from modalign.cases import Alignment, Case
 from modalign.methods._registration import register_by, usable_mask
 from modalign.methods.base import Method, MethodOptions
+from modalign.seeds import derive_seed
 from modalign.spatial.itk import to_sitk_2d_or_3d, transform_to_field
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class Affine(Method):
         registration.SetNumberOfThreads(self.context.threads)
         registration.SetMetricAsMattesMutualInformation(options.bins)
         registration.SetMetricSamplingStrategy(registration.REGULAR)
-        registration.SetMetricSamplingPercentage(options.sampling)
+        # The regular samples are jittered within their cells, by default with a seed from the clock.
+        seed = derive_seed(self.context.seed, case.dataset, case.id, "affine")
+        registration.SetMetricSamplingPercentage(options.sampling, seed=seed % 2**31 or 1)
         registration.SetInterpolator(sitk.sitkLinear)
         fixed_mask = usable_mask(case.fixed_mask, options.use_masks)
         moving_mask = usable_mask(case.moving_mask, options.use_masks)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from modalign.cases import Alignment, Case
+from modalign.errors import ModalignError
 from modalign.methods._registration import register_by, usable_mask
 from modalign.methods.base import Method, MethodOptions
 from modalign.spatial.niftyreg import binary, read_deformation, run, write_image
@@ -55,7 +56,9 @@ class NiftyReg(Method):
         levels: int = Field(3, ge=1, le=8, description="pyramid levels (-ln); axes below 64 voxels aren't halved")
         iterations: int = Field(150, ge=1, description="at most, on the final level (-maxit)")
         velocity: bool = Field(False, description="integrate a stationary velocity field, symmetric (-vel)")
-        affine: bool = Field(True, description="run reg_aladin first")
+        affine: bool = Field(
+            True, description="run reg_aladin first; where it finds too few blocks to match, reg_f3d starts without"
+        )
         use_masks: bool | None = Field(None, description="measure inside the masks of the case, where it has them")
         binary_folder: str | None = Field(None, description="folder of reg_aladin, reg_f3d and reg_transform")
 
@@ -92,8 +95,14 @@ class NiftyReg(Method):
             common = [*images, *masks, "-omp", str(self.context.threads), "-voff"]
             initial: list[str | Path] = []
             if options.affine:
-                run([tools["reg_aladin"], *common, "-aff", folder / "affine.txt", "-res", folder / "affine.nii"])
-                initial = ["-aff", folder / "affine.txt"]
+                output = ["-aff", folder / "affine.txt", "-res", folder / "affine.nii"]
+                try:
+                    run([tools["reg_aladin"], *common, *output])
+                    initial = ["-aff", folder / "affine.txt"]
+                except ModalignError as error:
+                    # Slices with a corner of the body have too few structured blocks to match.
+                    if "Not enough correspond" not in str(error):
+                        raise
             grid, positions = folder / "grid.nii", folder / "positions.nii"
             run([tools["reg_f3d"], *common, *initial, *freeform, "-cpp", grid, "-res", folder / "warped.nii"])
             run([tools["reg_transform"], "-ref", folder / "fixed.nii", "-def", grid, positions])
@@ -101,7 +110,7 @@ class NiftyReg(Method):
         notes = {
             "tool": "NiftyReg",
             "arguments": " ".join(freeform),
-            "affine": options.affine,
+            "started_from_affine": bool(initial),
             "masks": bool(masks),
             "threads": self.context.threads,
         }

@@ -21,19 +21,20 @@ class _Settings:
     update_variance: float
     total_variance: float
     iterations: tuple[int, ...]
+    linear_iterations: tuple[int, int, int, int]
     convergence: str
     winsorize_quantile: float
     normalise_percent: float | None
     use_masks: bool
 
 
-# antspyx 0.6.3, ants.registration(type_of_transform="SyN"): SyN[0.2, 3, 0], 40 x 20 x 0, 1e-7 over 8 iterations.
-_LIBRARY = _Settings(0.2, 3.0, 0.0, (40, 20, 0), "1e-7,8", 0.0, None, False)
+# antspyx 0.6.3, ants.registration(type_of_transform="SyN").
+_LIBRARY = _Settings(0.2, 3.0, 0.0, (40, 20, 0), (2100, 1200, 1200, 0), "1e-7,8", 0.0, None, False)
 PRESETS = {
     # The code of Register by Generation: the library's SyN on images scaled by their 1st and 99th percentiles.
     "rbg": _Settings(**{**vars(_LIBRARY), "normalise_percent": 1.0}),
-    # Honkamaa's experiments for Locor: (5, 3.5, 2.5, 1) x 40 iterations, winsorised, masks where there are some.
-    "locor": _Settings(0.1, 3.0, 0.0, (200, 140, 100, 40), "1e-6,10", 0.005, None, True),
+    # Honkamaa's experiments for Locor: (10, 5, 2.5, 1) x 100 linear and (5, 3.5, 2.5, 1) x 40 SyN iterations.
+    "locor": _Settings(0.1, 3.0, 0.0, (200, 140, 100, 40), (1000, 500, 250, 100), "1e-6,10", 0.005, None, True),
     # Cao et al. 2018 say "SyN ... by using MI in the ANTs toolbox" after an affine with MI, and nothing else.
     "cao": _LIBRARY,
 }
@@ -61,6 +62,9 @@ class SyN(Method):
         )
         total_variance: float | None = Field(None, ge=0, description="Gaussian smoothing of the field, voxels squared")
         iterations: tuple[int, ...] | None = Field(None, description="SyN iterations per level, coarse to fine")
+        linear_iterations: tuple[int, int, int, int] | None = Field(
+            None, description="iterations of each linear transform on its four levels, coarse to fine"
+        )
         bins: int = Field(32, ge=8, description="histogram bins of the mutual information")
         winsorize_quantile: float | None = Field(
             None, ge=0, lt=0.5, description="intensities beyond this quantile, at each end, are clipped"
@@ -110,6 +114,7 @@ class SyN(Method):
             factors = "x".join(str(min(s, limit)) for s in shrink)
             return ["--shrink-factors", factors, "--smoothing-sigmas", "x".join(map(str, sigmas)) + "vox"]
 
+        linear_iterations = "x".join(map(str, settings.linear_iterations))
         count = len(settings.iterations)
         sigmas = tuple(range(count - 1, -1, -1))
         syn = [
@@ -120,22 +125,22 @@ class SyN(Method):
             *("--masks", masks),
         ]
         if self.options.preset == "locor":
-            # Centres of geometry, then 10, 5, 2.5 and 1 times 100 iterations for each linear transform.
+            # From coinciding image centres.
             linear = [
                 argument
                 for transform in ("Rigid[0.1]", "Affine[0.1]")
                 for argument in (
                     *("--transform", transform, "--metric", f"{metric},Regular,0.25]"),
-                    *("--convergence", "[1000x500x250x100,1e-6,10]", *levels((8, 4, 2, 1), (3, 2, 1, 0))),
+                    *("--convergence", f"[{linear_iterations},1e-6,10]", *levels((8, 4, 2, 1), (3, 2, 1, 0))),
                     *("--masks", masks),
                 )
             ]
             initial = "[FIXED,MOVING,0]"
         else:
-            # As the library has it: centres of mass, a rough affine without masks.
+            # As the library has it: from coinciding centres of mass, and masks only for the deformation.
             linear = [
                 *("--transform", "Affine[0.25]", "--metric", f"{metric},Regular,0.2]"),
-                *("--convergence", "[2100x1200x1200x0,1e-6,10]", *levels((4, 2, 2, 1), (3, 2, 1, 0))),
+                *("--convergence", f"[{linear_iterations},1e-6,10]", *levels((4, 2, 2, 1), (3, 2, 1, 0))),
                 *("--masks", "[NA,NA]"),
             ]
             initial = "[FIXED,MOVING,1]"

@@ -135,4 +135,4 @@ def measure_mae_hu(pair: Pair, region: str) -> list[Value]:
 
 
 def _axial(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(pair.image[:, :, z], pair.true_image[:, :, z]) for z in np.arange(pair.image.shape[2])]
+    return [(pair.image[:, :, z], pair.true_image[:, :, z]) for z in range(pair.image.shape[2])]

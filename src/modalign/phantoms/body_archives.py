@@ -28,6 +28,8 @@ Size = tuple[int, int, int]
 
 _PELVIS_FIELD_MM = (480.0, 400.0, 250.0)
 _PELVIS_MIDDLE = (0.0, 0.0, 12.0)
+_CT_BLUR_MM = np.array([1.1, 1.1, 0.8])
+"""Standard deviation of the blur of a soft-tissue kernel and of resampling to the archive's grid."""
 _ABDOMEN_LABELS = {1: "liver", 2: "spleen", 3: "right kidney", 4: "left kidney"}
 _GOLDATLAS_LABELS = {1: "bladder", 2: "rectum", 3: "prostate"}
 
@@ -43,7 +45,7 @@ class Pair:
 
     def signal(self, raster: Raster, values: Mapping[str, float]) -> np.ndarray:
         """The noise-free MR signal (X, Y, Z), with texture, of one of the two scans; metal leaves a void."""
-        amplitude = {name: values[name] * tissue.texture for name, tissue in TISSUES.items()}
+        amplitude = {name: 0.6 * values[name] * tissue.texture for name, tissue in TISSUES.items()}
         image = raster.image(values, Texture(self.texture.noise, amplitude)).clip(min=0)
         if "metal" in raster.anatomy.tissues:
             # The field is distorted beyond the metal itself.
@@ -52,10 +54,11 @@ class Pair:
         return image
 
     def hounsfield(self, raster: Raster) -> np.ndarray:
-        """The noise-free CT numbers (X, Y, Z), HU, with texture, of one of the two scans."""
+        """The noise-free CT numbers (X, Y, Z), HU, with texture and the scanner's blur, of one of the two scans."""
         values = hu_table()
         amplitude = {n: t.texture * (110 + 0.5 * max(t.hu - 100, 0)) for n, t in TISSUES.items()}
-        return raster.image(values, Texture(self.texture.noise, amplitude)).clip(-1024, 3071)
+        sharp = raster.image(values, Texture(self.texture.noise, amplitude)).clip(-1024, 3071)
+        return ndi.gaussian_filter(sharp, _CT_BLUR_MM / raster.grid.spacing)
 
 
 def scan_twice(
@@ -68,8 +71,8 @@ def scan_twice(
     """Put a body on the grids of the fixed and of the moving scan; gas comes and goes between the two."""
     gas = [s for s, tissue in zip(anatomy.names, anatomy.tissues, strict=True) if tissue == "gas"]
     bodies = [anatomy.without(*[g for g in gas if rng.random() > gas_chance]) for _ in range(2)]
-    coarse, fine = smooth_noise(rng, 22.0), smooth_noise(rng, 4.0, nodes=64)
-    texture = Texture(lambda points: 0.6 * coarse(points) + 0.8 * fine(points), {})
+    coarse, fine = smooth_noise(rng, 25.0), smooth_noise(rng, 4.0, nodes=64)
+    texture = Texture(lambda points: 0.45 * coarse(points) + 0.9 * fine(points), {})
     return Pair(
         rasterise(bodies[0], grids[0]), rasterise(bodies[1], grids[1], to_reference=motion.inverse), motion, texture
     )
@@ -89,14 +92,14 @@ def write_synthrad_pelvis(folder: Path, patient: int, size: Size, seed: int) -> 
     male = (patient + patient // 2 + seed) % 2 == 0
     grid = _grid(size, _PELVIS_FIELD_MM, _PELVIS_MIDDLE)
     body = draw_pelvis(rng, male=male, implant=bool(rng.random() < 1 / 8), detail_mm=_detail(grid))
-    bladder, rectum = _change(rng, 0.24), _change(rng, 0.22)
+    bladder, rectum = _change(rng, 0.30), _change(rng, 0.25)
     motion = _pelvis_motion(rng, body, grid, bladder, rectum, deformation_mm=float(rng.uniform(3, 5)))
     pair = scan_twice(body.anatomy, motion, (grid, grid), rng)
 
     tesla, tr_ms, te_ms, flip_deg = (1.5, 7.4, 2.3, 14) if centre == "A" else (3.0, 5.6, 2.4, 12)
     values = signal_table("spoiled_gradient_echo", tr_ms=tr_ms, te_ms=te_ms, flip_deg=flip_deg, tesla=tesla)
     noise = generator(seed, archive, str(patient), "noise")
-    mr = _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(16, 26)), bias=0.12 * tesla / 1.5)
+    mr = _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(35, 60)), bias=0.12 * tesla / 1.5)
     ct = _ct(pair, pair.moving, noise)
 
     target = folder / "Task1" / "pelvis" / case
@@ -149,7 +152,7 @@ def write_goldatlas(folder: Path, patient: int, size: Size, seed: int) -> None:
     ct = _ct(pair, pair.moving, noise)
     target = folder / case
     for name, values in (("mr_T1", t1w), ("mr_T2", t2w)):
-        image = _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(18, 30)), bias=0.15)
+        image = _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(30, 50)), bias=0.15)
         write_volume(target / f"{name}.nii.gz", Volume(image, mr_grid.affine))
     write_volume(target / "ct.nii.gz", Volume(ct, ct_grid.affine))
 
@@ -219,7 +222,7 @@ def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -
     noise = generator(seed, archive, str(patient), "noise")
     values = signal_table("spoiled_gradient_echo", tr_ms=110, te_ms=4.6, flip_deg=70)
     images = {
-        "0000": _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(18, 30)), bias=0.2),
+        "0000": _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(30, 50)), bias=0.2),
         "0001": _ct(pair, pair.moving, noise),
     }
     chosen = abdomen_label_of(body.anatomy)
@@ -259,8 +262,8 @@ def _pelvis_motion(
     return random_motion(
         rng,
         np.array([(-240.0, -180, -140), (240, 180, 165)]),
-        rotation_deg=1.0,
-        translation_mm=1.5,
+        rotation_deg=1.2,
+        translation_mm=2.0,
         deformation_mm=deformation_mm,
         smoothness_mm=26.0,
         fillings=body.fillings(bladder, rectum),
@@ -289,7 +292,7 @@ def _ct(pair: Pair, raster: Raster, rng: np.random.Generator) -> np.ndarray:
     return acquire_ct(
         pair.hounsfield(raster),
         rng,
-        noise_hu=float(rng.uniform(8, 16)),
+        noise_hu=float(rng.uniform(5, 9)),
         correlation_voxels=0.8,
         metal=metal,
         spacing_mm=float(raster.grid.spacing[0]),

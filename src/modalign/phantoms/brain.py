@@ -3,10 +3,10 @@
 Positions are in the millimetres of an average adult brain, RAS, with the anterior commissure near the origin.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from modalign.phantoms.anatomy import Structure
 from modalign.phantoms.cortex import FOURTH_VENTRICLE, folded, foliated, smooth_cerebellum, smooth_hemispheres, to_right
@@ -26,15 +26,16 @@ CEREBELLUM_BOX = np.array([[-58.0, -102, -66], [58, -26, -6]])
 _CORTEX_MM = 2.4
 
 
-def in_box(name: str, tissue: str, shape: Distance, low: Sequence[float], high: Sequence[float]) -> Structure:
+def in_box(name: str, tissue: str, shape: Distance, low: ArrayLike, high: ArrayLike) -> Structure:
     """A structure of everything inside `shape` within a box from `low` to `high` (mm)."""
     return Structure(name, tissue, lambda points: shape(points) < 0, np.array([low, high], dtype=float))
 
 
-def both_sides(name: str, tissue: str, shape: Distance, low: Sequence[float], high: Sequence[float]) -> Structure:
+def both_sides(name: str, tissue: str, shape: Distance, low: ArrayLike, high: ArrayLike) -> Structure:
     """A structure on the right, given by `shape` with x > 0 and its box, together with its mirror image."""
-    low, high = np.array([-high[0], low[1], low[2]]), np.array(high, dtype=float)
-    return Structure(name, tissue, lambda points: shape(to_right(points)) < 0, np.array([low, high]))
+    bounds = np.array([low, high], dtype=float)
+    bounds[0, 0] = -bounds[1, 0]
+    return Structure(name, tissue, lambda points: shape(to_right(points)) < 0, bounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,22 +63,24 @@ def make_brain(rng: np.random.Generator, voxel_mm: float = 1.0) -> Brain:
     atrophy = rng.uniform(0, 1)
     step = tabulation_mm(voxel_mm)
     cerebellum = smooth_cerebellum()
-    hemispheres = sampled(smooth_hemispheres(), np.stack([CEREBRUM_BOX[0] - step, CEREBRUM_BOX[1] + step]), step)
+    around = np.stack([CEREBRUM_BOX[0] - step, CEREBRUM_BOX[1] + step])
+    hemispheres = remembered(sampled(smooth_hemispheres(), around, step))
     depth_to_pia = folded(hemispheres, rng, atrophy)
     folia = foliated(cerebellum, rng)
-    if voxel_mm < 1.3:
+    if voxel_mm < 2.8:
         # Folds are costly, so that big images look them up; for small ones, filling the table costs more.
-        depth_to_pia = sampled(depth_to_pia, CEREBRUM_BOX, max(voxel_mm, 1.0))
-        folia = sampled(folia, CEREBELLUM_BOX, max(voxel_mm, 1.0))
+        fine = max(0.8 * voxel_mm, 1.0)
+        depth_to_pia = sampled(depth_to_pia, CEREBRUM_BOX, fine)
+        folia = sampled(folia, CEREBELLUM_BOX, fine)
     cavity = remembered(sampled(_cavity(smooth_hemispheres(), cerebellum), CAVITY_BOX, step))
-    hemispheres, depth_to_pia, folia = remembered(hemispheres), remembered(depth_to_pia), remembered(folia)
+    depth_to_pia, folia = remembered(depth_to_pia), remembered(folia)
     low, high = CEREBRUM_BOX
     white = in_box("white_matter", "white_matter", lambda p: hemispheres(p) + 0.5, low, high)
     grey = Structure("grey_matter", "grey_matter", lambda p: _between(depth_to_pia(p), -0.1, _CORTEX_MM), CEREBRUM_BOX)
     sulci = Structure("sulci", "csf", lambda p: (depth_to_pia(p) <= 0) & (hemispheres(p) < 1), CEREBRUM_BOX)
     structures = [
         Structure("csf", "csf", lambda p: cavity(p) < 0, CAVITY_BOX),
-        *_dura(cerebellum),
+        *_dura(cerebellum, cavity),
         white,
         grey,
         sulci,
@@ -122,15 +125,15 @@ def _cavity(hemispheres: Distance, cerebellum: Distance) -> Distance:
     return lambda points: np.maximum(inside(points) - np.float32(2.0), -clivus(points))
 
 
-def _dura(cerebellum: Distance) -> list[Structure]:
+def _dura(cerebellum: Distance, cavity: Distance) -> list[Structure]:
     tent = lambda p: np.abs(cerebellum(p) - 1.8) - 0.6 + 100 * (p[2] < -32)  # noqa: E731
     sinus = tube(
         [(0, 66, 22), (0, 52, 54), (0, 15, 76), (0, -30, 79), (0, -75, 60), (0, -102, 20), (0, -106, -12)], 4.2
     )
     return [
-        in_box("falx", "dura", lambda p: np.abs(p[0]) - 0.35, (-1, -104, -14), (1, 70, 80)),
+        in_box("falx", "dura", intersection(lambda p: np.abs(p[0]) - 0.35, cavity), (-1, -104, -14), (1, 70, 80)),
         in_box("tentorium", "dura", tent, (-60, -104, -34), (60, -32, -4)),
-        in_box("sagittal_sinus", "blood", sinus, (-5, -111, -18), (5, 72, 84)),
+        in_box("sagittal_sinus", "blood", intersection(sinus, lambda p: cavity(p) - 1), (-5, -111, -18), (5, 72, 84)),
     ]
 
 

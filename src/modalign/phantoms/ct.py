@@ -2,11 +2,14 @@
 
 import numpy as np
 import scipy.ndimage as ndi
+from numpy.typing import ArrayLike
 
 from modalign.phantoms.tissues import TISSUES
 
 WATER_PER_MM = 0.0193
 """Linear attenuation of water at 70 keV, about the mean of a 120 kV spectrum (NIST XCOM)."""
+TITANIUM_OVER_WATER = 12.0
+"""How much stronger titanium attenuates there."""
 
 
 def hu_table() -> dict[str, float]:
@@ -22,44 +25,55 @@ def acquire_ct(
     correlation_voxels: float = 0.6,
     beam_hardening: float = 0.0,
     metal: np.ndarray | None = None,
-    spacing_mm: float = 1.0,
+    spacing_mm: ArrayLike = 1.0,
+    blur_mm: float = 0.0,
+    air_noise: float = 1.0,
 ) -> np.ndarray:
     """A CT image of true CT numbers.
 
     Args:
         hu: (X, Y, Z), HU.
         rng: where the noise comes from.
-        noise_hu: standard deviation of the noise.
+        noise_hu: standard deviation of the noise in the middle of the body.
         correlation_voxels: in-plane width (Gaussian sigma) of the noise's correlation, as the kernel leaves it.
         beam_hardening: how many HU the centre of the body is too dark.
         metal: (X, Y, Z) bool, True in metal; its slices get streaks.
-        spacing_mm: in-plane voxel size; matters only with metal.
+        spacing_mm: voxel size, one number or one per axis; matters only with metal or blur.
+        blur_mm: Gaussian sigma of the system's blur.
+        air_noise: noise outside the body relative to `noise_hu`; below 1, since rays that cross nothing are measured
+            well.
 
     Returns:
         (X, Y, Z) int16 HU, clipped to -1024 .. 3071 as scanners do.
     """
+    spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=float), (3,))
     image = hu.astype(np.float32)
+    if blur_mm:
+        image = ndi.gaussian_filter(image, blur_mm / spacing)
+    depth = cupping(hu > -500) if beam_hardening or air_noise < 1 else np.float32(1)
     if beam_hardening:
-        image = image - beam_hardening * cupping(hu > -500)
+        image = image - beam_hardening * depth
     if metal is not None and metal.any():
         for z in np.flatnonzero(metal.any(axis=(0, 1))):
-            image[:, :, z] += metal_streaks(hu[:, :, z], metal[:, :, z], rng, spacing_mm)
-    image = image + correlated_noise(image.shape, rng, noise_hu, correlation_voxels)
+            image[:, :, z] += metal_streaks(hu[:, :, z], metal[:, :, z], rng, float(spacing[0]))
+    noise = correlated_noise(image.shape, rng, noise_hu, correlation_voxels)
+    image = image + noise * (air_noise + (1 - air_noise) * depth)
     return _to_int16(image)
 
 
 def acquire_cbct(
     hu: np.ndarray,
     rng: np.random.Generator,
-    spacing_mm: np.ndarray | float,
+    spacing_mm: ArrayLike,
     *,
-    scatter: float = 120.0,
-    noise_hu: float = 40.0,
+    scatter: float = 90.0,
+    noise_hu: float = 22.0,
     correlation_voxels: float = 0.8,
     fov_radius_mm: float | None = None,
     shift_hu: float = -30.0,
     contrast: float = 0.9,
-    blur_mm: float = 0.6,
+    blur_mm: float = 0.9,
+    air_noise: float = 0.25,
 ) -> np.ndarray:
     """A cone-beam CT image of true CT numbers.
 
@@ -68,12 +82,13 @@ def acquire_cbct(
         rng: where noise and shading come from.
         spacing_mm: voxel size, one number or one per axis.
         scatter: how many HU the centre of the body is too dark because of scattered photons.
-        noise_hu: standard deviation of the noise.
+        noise_hu: standard deviation of the noise in the middle of the body.
         correlation_voxels: width (Gaussian sigma) of the noise's correlation along all axes.
         fov_radius_mm: radius of the reconstructed cylinder around the centre of the grid; None for all of it.
         shift_hu: error of the HU calibration in the body.
         contrast: HU of tissue relative to water, times this; scatter lowers it below 1.
         blur_mm: Gaussian sigma of the system's blur (detector, motion during the minute of rotation).
+        air_noise: noise outside the body relative to `noise_hu`.
 
     Returns:
         (X, Y, Z) int16 HU, clipped to -1024 .. 3071; -1024 beyond the field of view.
@@ -88,8 +103,10 @@ def acquire_cbct(
     shading = ndi.gaussian_filter(rng.normal(size=[max(2, n // 8) for n in hu.shape]).astype(np.float32), 1.5)
     shading = ndi.zoom(shading, np.divide(hu.shape, shading.shape), order=1, grid_mode=True, mode="nearest")
     shading *= 0.15 * scatter / max(float(shading.std()), 1e-6)
-    image = image - scatter * cupping(inside > 0) + shading * body
-    image = image + correlated_noise(image.shape, rng, noise_hu, correlation_voxels, axes=(0, 1, 2))
+    depth = cupping(inside > 0)
+    image = image - scatter * depth + shading * body
+    noise = correlated_noise(image.shape, rng, noise_hu, correlation_voxels, axes=(0, 1, 2))
+    image = image + noise * (air_noise + (1 - air_noise) * depth)
     if fov_radius_mm is not None:
         image = _truncate(image, spacing, fov_radius_mm)
     return _to_int16(image)
@@ -142,13 +159,13 @@ def metal_streaks(hu: np.ndarray, metal: np.ndarray, rng: np.random.Generator, s
     pad = [((side - n) // 2, side - n - (side - n) // 2) for n in hu.shape]
     step = max(1, int(np.ceil(side / 256)))
     attenuation = np.pad((hu.clip(-1000, 3000) + 1000) / 1000 * WATER_PER_MM, pad)
-    metal_part = np.pad(metal.astype(float), pad) * 8 * WATER_PER_MM
+    metal_part = np.pad(metal.astype(float), pad) * TITANIUM_OVER_WATER * WATER_PER_MM
     attenuation, metal_part = (ndi.zoom(a, 1 / step, order=1) if step > 1 else a for a in (attenuation, metal_part))
     angles = np.linspace(0, 180, 180, endpoint=False)
     pixel_mm = spacing_mm * step
     through_metal = radon(metal_part, angles, circle=False) * pixel_mm
     total = radon(attenuation, angles, circle=False) * pixel_mm + through_metal
-    measured = np.minimum(total, 7.0) - 0.04 * through_metal**2
+    measured = np.minimum(total, 7.0) - 0.08 * np.minimum(through_metal, 5) ** 2
     starvation = np.sqrt(np.exp(np.minimum(total, 9.0)) / 2e6)
     measured += rng.standard_normal(total.shape) * starvation * (through_metal > 0)
     wrong = np.where(through_metal > 1e-3, measured - total, 0.0)

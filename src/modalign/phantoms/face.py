@@ -154,6 +154,6 @@ def _teeth(rng: np.random.Generator) -> list[Structure]:
     if rng.random() < 0.35:
         side, x, y = rng.choice([-1.0, 1.0]), 20.5, 52.0
         crown = ellipsoid((side * x, y, -69), (4.2, 4.2, 4.0))
-        low, high = (side * x - 5, y - 5, -75), (side * x + 5, y + 5, -63)
-        structures.append(in_box("metal_crown", "metal", crown, low, high))
+        around = np.array([side * x, y, -69])
+        structures.append(in_box("metal_crown", "metal", crown, around - 6, around + 6))
     return structures

@@ -20,8 +20,10 @@ def glioma(rng: np.random.Generator, brain: Brain, high_grade: bool) -> tuple[tu
     radii = rng.uniform(11, 19, 3) if high_grade else rng.uniform(12, 20, 3)
     noise, lobes = smooth_noise(rng, 9.0), smooth_noise(rng, 18.0)
     within = lambda shape: intersection(shape, lambda p: brain.white(p) + 0.5)  # noqa: E731
-    mass = within(rough(rough(ellipsoid(centre, radii), lobes, 3.0), noise, 1.2))
-    edema = within(rough(rough(ellipsoid(centre, radii + rng.uniform(9, 16)), lobes, 6.0), noise, 1.5))
+    mass = within(rough(rough(ellipsoid(centre.tolist(), radii.tolist()), lobes, 3.0), noise, 1.2))
+    edema = within(
+        rough(rough(ellipsoid(centre.tolist(), (radii + rng.uniform(9, 16)).tolist()), lobes, 6.0), noise, 1.5)
+    )
     box = np.array([centre - 42, centre + 42])
 
     def structure(name: str, tissue: str, shape: Distance) -> Structure:

@@ -132,10 +132,10 @@ def _deep_tissue(skin: Distance, septa: Lattice, fat_mm: float) -> list[Structur
     masseter = ellipsoid((55, 22, -66), (8, 15, 24))
     pterygoid = ellipsoid((36, 12, -58), (9, 13, 17))
     tongue = ellipsoid((0, 38, -76), (21, 27, 16))
-    parotid = ellipsoid((60, -4, -62), (12, 15, 25))
+    parotid = ellipsoid((60, -5, -62), (14, 17, 27))
     submandibular = ellipsoid((28, 18, -100), (8, 13, 10))
-    right = ((40, -24, -92), (76, 18, -34))
-    left = ((-76, -24, -92), (-40, 18, -34))
+    right = ((40, -24, -92), (78, 18, -34))
+    left = ((-78, -24, -92), (-40, 18, -34))
     mirror = np.array([[-1], [1], [1]], dtype=np.float32)
     within = lambda shape: lambda p: np.maximum(shape(p), skin(p) + 5.5)  # noqa: E731
     buccal, parapharyngeal = ellipsoid((38, 42, -64), (8, 11, 15)), ellipsoid((24, -2, -60), (5, 9, 17))

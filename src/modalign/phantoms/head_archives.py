@@ -37,7 +37,7 @@ def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> N
     grid = covering(size, (200.0, 232.0, 200.0), (0, -8, -5))
     rng = generator(seed, archive, str(patient), "anatomy")
     subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
-    motion = head_motion(rng, rotation_deg=0.6, translation_mm=0.7, flexion_deg=2.0, distortion_mm=0.4)
+    motion = head_motion(rng, rotation_deg=0.5, translation_mm=0.5, flexion_deg=1.0, distortion_mm=0.3)
     fixed, moving = subject.scan(grid), subject.scan(grid, motion)
 
     noise = generator(seed, archive, str(patient), "noise")
@@ -45,8 +45,8 @@ def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> N
         subject.hounsfield(fixed),
         noise,
         grid.spacing,
-        scatter=float(noise.uniform(60, 140)),
-        noise_hu=float(noise.uniform(25, 45)),
+        scatter=float(noise.uniform(60, 120)),
+        noise_hu=float(noise.uniform(16, 28)),
         fov_radius_mm=130.0,
         shift_hu=float(noise.normal(-20, 30)),
     )
@@ -173,7 +173,7 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
     mr_grid = covering(scaled_size(size, (512, 512, 135), (256, 256, 84)), (240.0, 240.0, 252.0), middle)
     subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
     motion = head_motion(
-        rng, rotation_deg=4.0, translation_mm=4.0, flexion_deg=8.0, distortion_mm=0.5, soft_tissue_mm=2.0
+        rng, rotation_deg=3.5, translation_mm=5.0, flexion_deg=5.0, distortion_mm=0.5, soft_tissue_mm=2.0
     )
     mr_raster, ct_raster = subject.scan(mr_grid), subject.scan(grid, motion)
 
@@ -258,7 +258,9 @@ def _ct(subject: Subject, raster: Raster, rng: np.random.Generator, noise_hu: fl
         noise_hu=noise_hu,
         beam_hardening=10.0,
         metal=metal,
-        spacing_mm=float(raster.grid.spacing[0]),
+        spacing_mm=raster.grid.spacing,
+        blur_mm=0.9,
+        air_noise=0.25,
     )
 
 

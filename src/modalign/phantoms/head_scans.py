@@ -99,17 +99,34 @@ def head_motion(
         distortion_mm: mean length of the smooth displacement within the skull: the MR scanner's gradient distortion.
         soft_tissue_mm: mean length of the smooth displacement of the soft tissue below the skull.
     """
-    rigid = rigid_about(_NECK, rng.normal(0, rotation_deg, 3), rng.normal(0, translation_mm, 3))
-    options = {"rotation_deg": 0.0, "translation_mm": 0.0, "step": _LATTICE_MM}
-    distortion = random_motion(rng, HEAD_BOX, deformation_mm=distortion_mm, smoothness_mm=45.0, **options)
-    soft = random_motion(rng, HEAD_BOX, deformation_mm=soft_tissue_mm, smoothness_mm=25.0, **options)
+    # Uniform rather than normal: a head in its holder never lies very far off.
+    turn, shift, nod = np.sqrt(3) * rng.uniform(-1, 1, 3), np.sqrt(3) * rng.uniform(-1, 1, 3), rng.uniform(-1, 1)
+    rigid = rigid_about(_NECK, rotation_deg * turn, translation_mm * shift)
+    distortion = random_motion(
+        rng,
+        HEAD_BOX,
+        deformation_mm=distortion_mm,
+        smoothness_mm=45.0,
+        rotation_deg=0.0,
+        translation_mm=0.0,
+        step=_LATTICE_MM,
+    )
+    soft = random_motion(
+        rng,
+        HEAD_BOX,
+        deformation_mm=soft_tissue_mm,
+        smoothness_mm=25.0,
+        rotation_deg=0.0,
+        translation_mm=0.0,
+        step=_LATTICE_MM,
+    )
     low = distortion.origin
     high = low + (np.array(distortion.displacement.shape[1:]) - 1) * _LATTICE_MM
     nodes = lattice_points(np.stack([low, high]), _LATTICE_MM).astype(float)
     # From the skull base down to the middle of the neck, the head's motion turns into the neck's.
-    below = ((_NECK[2] + 30 - nodes[2]) / 60).clip(0, 1)
+    below = ((_NECK[2] + 20 - nodes[2]) / 80).clip(0, 1)
     below = below**2 * (3 - 2 * below)
-    angle = np.deg2rad(rng.normal(0, flexion_deg)) * below
+    angle = np.deg2rad(np.sqrt(3) * flexion_deg * nod) * below
     y, z = nodes[1] - _NECK[1], nodes[2] - _NECK[2]
     bent = np.stack(
         [np.zeros_like(y), y * (np.cos(angle) - 1) - z * np.sin(angle), y * np.sin(angle) + z * (np.cos(angle) - 1)]
@@ -120,7 +137,7 @@ def head_motion(
 
 def covering(size: Size, field_mm: tuple[float, float, float], middle: tuple[float, float, float]) -> Grid:
     """A grid of `size` voxels along R, A, S over `field_mm` around `middle` (RAS mm)."""
-    grid = axis_aligned(size, np.divide(field_mm, size))
+    grid = axis_aligned(size, np.divide(field_mm, size).tolist())
     affine = grid.affine.copy()
     affine[:3, 3] += middle
     return Grid(grid.shape, affine)

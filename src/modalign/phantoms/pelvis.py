@@ -124,11 +124,10 @@ def draw_pelvis(
     bones = pelvis_bones(detail_mm)
     fibres = stretched(streaks, (1.0, 1.0, 3.0))
     outline = sampled(_outline(fat_mm, male), BODY, 4 * detail_mm)
+    fat_share = float(rng.uniform(0.01, 0.05))
     structures = [
-        *_body(fat_mm, male),
-        *muscle_structures(
-            fibres, grown(_outline(fat_mm, False), -0.75 * fat_mm), 1.2, float(rng.uniform(0.01, 0.05)), detail_mm
-        ),
+        *_body(outline, fat_mm),
+        *muscle_structures(fibres, grown(outline, -0.75 * fat_mm), 1.2, fat_share, detail_mm),
         *_wall(detail_mm),
         *vessel_structures(),
         *organ_structures(organs, rng, folds, lumps),
@@ -147,7 +146,7 @@ def draw_pelvis(
 
 def _body(outline: Distance, fat_mm: float) -> list[Structure]:
     cleft = sampled(
-        plate([(0, -150, 55), (0, -112, 25), (0, -98, -50), (0, -150, -60)], [(0, 1, 2), (0, 2, 3)], [6, 1, 1.5, 7]),
+        plate([(0, -150, 55), (0, -112, 25), (0, -98, -50), (0, -150, -60)], [(0, 1, 2), (0, 2, 3)], [6, 0.5, 0.8, 7]),
         np.array([(-30.0, -165, -80), (30, -80, 80)]),
         3.0,
     )

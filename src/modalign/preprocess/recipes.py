@@ -40,10 +40,10 @@ def _rigid(on: bool) -> RecipeStep:
 
 _PELVIS_GRID = (
     *REORIENT,
-    _step("resample", spacing_mm=[1.0, 1.0, 2.5]),
-    _step("resize", size=[384, 320, None], keep_aspect=True),
     # SynthRAD2023 comes rigidly registered already.
     _rigid(on=False),
+    _step("resample", spacing_mm=[1.0, 1.0, 2.5]),
+    _step("resize", size=[384, 320, None], keep_aspect=True),
     _step("one_grid"),
 )
 _PELVIS_PAD = _step("crop_or_pad", size=[384, 320, None])
@@ -52,9 +52,9 @@ _PELVIS_PAD = _step("crop_or_pad", size=[384, 320, None])
 def _rbg_ixi(*misalignment: RecipeStep) -> tuple[RecipeStep, ...]:
     return (
         *REORIENT,
+        _rigid(on=False),
         _step("resample", spacing_mm=[0.9375, 0.9375, 1.2], field_of_view_mm=[240.0, 240.0, 109.2], tolerance_mm=0.001),
         _step("crop_or_pad", size=[256, 256, 91]),
-        _rigid(on=False),
         _step("one_grid"),
         _step("assume_aligned", when="same_family"),
         _step("n4", on=False),
@@ -72,8 +72,8 @@ def _imse(size: list[int | None], in_plane: bool) -> tuple[RecipeStep, ...]:
     shift = [0.08, 0.08, 0.0] if in_plane else [0.08, 0.08, 0.08]
     return (
         *REORIENT,
-        _step("resize", size=size),
         _rigid(on=False),
+        _step("resize", size=size),
         _step("one_grid"),
         _step("assume_aligned", when="same_family"),
         _step("labelled_slices", on=in_plane),
@@ -126,8 +126,8 @@ RECIPES: dict[str, Recipe] = {
         "RbG, section IV-A 1b: CBCT-CT brain. The released loader crops 196 to 192 (crop_or_pad.multiple_of: 16).",
         (
             *REORIENT,
-            _step("resample", spacing_mm=[1.0, 1.0, 1.0], field_of_view_mm=[196.0, 196.0, None]),
             _rigid(on=False),
+            _step("resample", spacing_mm=[1.0, 1.0, 1.0], field_of_view_mm=[196.0, 196.0, None]),
             _step("one_grid"),
             _step("clip_percentiles", "clip", of="ct", low_percent=1.0, high_percent=99.0),
             _step("crop_or_pad", size=[196, 196, None]),
@@ -148,8 +148,8 @@ RECIPES: dict[str, Recipe] = {
         "Locor, section 5, and its experiments: Learn2Reg abdomen MR-CT, with their foreground masks.",
         (
             *REORIENT,
-            _step("resize", size=_KEEP),
             _rigid(on=False),
+            _step("resize", size=_KEEP),
             _step(
                 "foreground_masks",
                 "masks",
@@ -166,8 +166,8 @@ RECIPES: dict[str, Recipe] = {
         "Locor, section 5, and its experiments: CERMEP T1-CT, error measured in a head mask.",
         (
             *REORIENT,
-            _step("resize", size=_KEEP),
             _rigid(on=False),
+            _step("resize", size=_KEEP),
             _step("head_mask", "mask", above=0.1),
             _step("minmax"),
         ),
@@ -211,8 +211,8 @@ RECIPES: dict[str, Recipe] = {
         "alignment between patients is left out: no method here relates two patients.",
         (
             *REORIENT,
-            _step("resample", spacing_mm=[1.0, 1.0, 1.0], field_of_view_mm=[218.0, 196.0, 100.0]),
             _step("register", "affine", transform="affine"),
+            _step("resample", spacing_mm=[1.0, 1.0, 1.0], field_of_view_mm=[218.0, 196.0, 100.0]),
             _step("crop_or_pad", size=[218, 196, 100]),
             _step("one_grid"),
             _step("window"),
@@ -223,8 +223,8 @@ RECIPES: dict[str, Recipe] = {
         "For a user's own scans: the fixed grid is kept, the moving scan is registered rigidly and resampled to it.",
         (
             *REORIENT,
-            _step("resize", size=_KEEP),
             _rigid(on=True),
+            _step("resize", size=_KEEP),
             _step("one_grid"),
             _step("window"),
             _step("minmax", of="mr", low_percent=0.5, high_percent=99.5),

@@ -28,7 +28,7 @@ def register(
     resolution_mm: float = 1.5,
     bins: int = 32,
     sampling: float = 0.5,
-    max_samples: int = 200_000,
+    max_samples: int = 100_000,
     shrink: Sequence[int] = (4, 2, 1),
     smoothing_mm: Sequence[float] = (4.0, 2.0, 0.0),
     iterations: int = 200,
@@ -101,7 +101,7 @@ def estimate(
         registration.SetSmoothingSigmasPerLevel([float(s) for s in smoothing])
         registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
         registration.SetOptimizerScalesFromPhysicalShift()
-        registration.SetOptimizerAsRegularStepGradientDescent(learning_rate, 1e-4, iterations, 0.5)
+        registration.SetOptimizerAsRegularStepGradientDescent(learning_rate, 1e-3, iterations, 0.5)
         return registration
 
     def optimise(start: Any, levels: Sequence[int], smoothing: Sequence[float]) -> Any:
