@@ -201,7 +201,7 @@ def test_demons_use_the_translator_and_refuse_to_go_without():
 
 @cache
 def bent_small():
-    return contrast_pair(axis_aligned((48, 42, 45), (1, 1, 1)), largest_voxels=7, smooth_voxels=8)
+    return contrast_pair(axis_aligned((36, 30, 33), (1, 1, 1)), largest_voxels=5)
 
 
 def test_the_port_of_convexadam_agrees_with_the_package():
@@ -215,7 +215,7 @@ def test_the_port_of_convexadam_agrees_with_the_package():
     # One evaluation of Adam changes nothing yet: descriptors, search, coupling and consistency must be the same.
     released, ours = (f(*pair, iterations=1, **settings) for f in (by_package, _as_released(convex_adam)))
     np.testing.assert_allclose(ours, released, atol=1e-4)
-    assert np.abs(released).max() > 1
+    assert np.abs(released).max() > 0.3
     # Adam's steps are as long as a cell whatever the gradient, and rounding shows; the outcome must not.
     released, ours, free = (f(*pair, **settings) for f in (by_package, _as_released(convex_adam), convex_adam))
     assert np.median(np.linalg.norm(ours - released, axis=0)) < 0.1

@@ -135,7 +135,8 @@ class TestInception:
         first = source.inception(slices, keep=True)
         monkeypatch.setattr(FeatureSource, "_compute_inception", lambda *_: pytest.fail("computed again"))
         assert source.inception(slices) is first
-        assert np.array_equal(FeatureSource(image_size=75, cache=tmp_path / "features").inception(slices, True), first)
+        from_text = FeatureSource(image_size=75, cache=str(tmp_path / "features"))
+        assert np.array_equal(from_text.inception(slices, keep=True), first)
         with pytest.raises(pytest.fail.Exception):
             FeatureSource(image_size=75, cache=tmp_path / "features", seed=3).inception(slices, True)
 

@@ -370,14 +370,18 @@ def test_every_recipe_prepares_small_scans_quickly(recipe, index, brain_index, t
 
 
 def test_paper_sizes_are_reached_without_overrides(index, brain_index, tmp_path):
-    prepare(index, "rbg-cbct", tmp_path / "cbct", splits=("test",), overrides={"crop_or_pad.multiple_of": 16})
+    prepare(brain_index, "imse-3d", tmp_path / "imse", splits=("validation",), overrides={"misalign": False})
+    assert CaseStore(tmp_path / "imse").load("p3").fixed.shape == (128, 128, 48)
+    overrides = {"nyul": False, "resample.spacing_mm": [1.0, 1.0, 20.0]}
+    prepare(index, "rbg-pelvis", tmp_path / "pelvis", splits=("test",), overrides=overrides)
+    case = CaseStore(tmp_path / "pelvis").load("p4")
+    assert case.fixed.shape == (384, 320, 3)
+    assert case.fixed.spacing == pytest.approx([72 / 320, 72 / 320, 20], rel=1e-3)
+    overrides = {"crop_or_pad.multiple_of": 16, "resample.spacing_mm": [1.0, 1.0, 20.0]}
+    prepare(index, "rbg-cbct", tmp_path / "cbct", splits=("test",), overrides=overrides)
     case = CaseStore(tmp_path / "cbct").load("p4")
-    assert case.fixed.shape == (192, 192, 60)
-    assert case.fixed.spacing == pytest.approx([1, 1, 1])
-    prepare(brain_index, "imse-3d", tmp_path / "imse", splits=("train",))
-    assert CaseStore(tmp_path / "imse").load("p1").fixed.shape == (128, 128, 48)
-    prepare(index, "rbg-pelvis", tmp_path / "pelvis", splits=("test",), overrides={"nyul": False})
-    assert CaseStore(tmp_path / "pelvis").load("p4").fixed.shape == (384, 320, 24)
+    assert case.fixed.shape == (192, 192, 3)
+    assert case.fixed.spacing == pytest.approx([1, 1, 20])
 
 
 @pytest.mark.real

@@ -142,7 +142,7 @@ def test_mind_ssc_agrees_with_convexadam(rng, radius, dilation):
     unmatched = list(range(12))
     for channel in theirs[0]:
         differences = [(ours[0, k] - channel).abs().max().item() for k in unmatched]
-        assert min(differences) < 2e-6
+        assert min(differences) < 2e-5  # float32: descriptors divide by small variances
         unmatched.pop(int(np.argmin(differences)))
 
 
@@ -221,8 +221,9 @@ def test_gradients_agree_with_finite_differences(rng, loss, masked):
 def test_cross_modal_losses_are_lowest_at_alignment(rng, loss, shape):
     fixed = images(rng, *shape)
     moving = (1 - fixed) ** 2 + 0.3 * fixed
-    cut = (slice(None), slice(None), *[slice(6, -6)] * len(shape))
-    values = {s: loss(fixed[cut], torch.roll(moving, s, dims=2)[cut]).item() for s in (-4, -2, -1, 0, 1, 2, 4)}
+    inside = torch.zeros_like(fixed)
+    inside[(slice(None), slice(None), *[slice(6, -6)] * len(shape))] = 1
+    values = {s: loss(fixed, torch.roll(moving, s, dims=2), inside).item() for s in (-4, -2, -1, 0, 1, 2, 4)}
     assert min(values, key=values.get) == 0
     assert values[-2] > values[-1]
     assert values[2] > values[1]

@@ -4,7 +4,7 @@ The JSON schema checks the shape of a configuration; this module checks its mean
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Plan:
     variants: Mapping[str, Variant]
     cells: frozenset[Cell]
     extra_methods: Mapping[str, tuple[str, ...]]
-    root: Path = field(default_factory=Path)
+    phantom_defaults: Mapping[str, Any]
 
     def runs(self, cell: Cell) -> list[int]:
         """The seeds with which a cell is run."""
@@ -90,6 +90,17 @@ class Plan:
         """The measures of a data set: those of its tables, and those that its entry adds."""
         wanted = set(paper_tables.measures_for(dataset, self.papers))
         return sorted(wanted | set(self.datasets[dataset].get("measures", ())))
+
+    def phantom(self, archive: str) -> dict[str, Any]:
+        """Size and number of patients of an archive's phantom."""
+        return {**self.phantom_defaults, **self.archives[archive].get("phantom", {})}
+
+    def overrides(self, dataset: str) -> dict[str, Any]:
+        """What differs from the recipe of a data set: phantoms keep the size in which they are made."""
+        entry = self.datasets[dataset]
+        phantom = self.archives[entry["archive"]]["source"] == "phantom"
+        size = {"size": self.phantom(entry["archive"])["size"]} if phantom else {}
+        return {**size, **entry.get("overrides", {})}
 
     def table_cells(self, paper: str, number: int) -> list[Cell]:
         """The cells that a table shows, as far as they are in the run."""
@@ -131,11 +142,16 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     for paper in config["papers"]:
         for dataset in all_datasets:
             cells |= paper_tables.cells(paper, variants, {dataset}, extra[dataset])
+    unknown = set(config.get("extra_datasets", ())) - set(all_datasets)
+    if unknown:
+        raise ConfigError(f"extra_datasets: there is no data set {min(unknown)!r}; they are: {', '.join(all_datasets)}")
     used = {dataset for dataset, _ in cells} | set(config.get("extra_datasets", ()))
     cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
     for dataset, variant_name in sorted(cells):
         _check_cell(dataset, all_datasets, variants[variant_name])
     datasets = {name: all_datasets[name] for name in all_datasets if name in used}
+    for name, entry in datasets.items():
+        _check_dataset(name, entry)
     archives = {}
     for name, entry in datasets.items():
         if entry["archive"] not in config["archives"]:
@@ -143,7 +159,9 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
             raise ConfigError(f"data set {name} is read from archive {entry['archive']!r}; known are: {known_archives}")
         archives[entry["archive"]] = config["archives"][entry["archive"]]
     tables = tuple((paper, number) for paper in config["papers"] for number in paper_tables.tables(paper))
-    return Plan(tuple(config["papers"]), tables, datasets, archives, variants, frozenset(cells), extra)
+    return Plan(
+        tuple(config["papers"]), tables, datasets, archives, variants, frozenset(cells), extra, config["phantom"]
+    )
 
 
 def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Variant:
@@ -217,6 +235,21 @@ def _check_cell(dataset: str, datasets: Mapping[str, Any], variant: Variant) -> 
         f"data set {dataset} takes {words} methods, and {variant.name} is {own}: "
         f"set its dimension, or take it off that data set"
     )
+
+
+def _check_dataset(name: str, entry: Mapping[str, Any]) -> None:
+    """Whether reader, recipe and measures of a data set exist and understand their options."""
+    from modalign.datasets import reader
+    from modalign.metrics import measure_by_name
+    from modalign.preprocess.overrides import resolve
+
+    try:
+        reader(entry["reader"]).parse(entry.get("options", {}))
+        resolve(entry["recipe"], entry.get("overrides", {}))
+        for measure in entry.get("measures", ()):
+            measure_by_name(measure)
+    except ConfigError as error:
+        raise ConfigError(f"datasets: {name}: {error}") from error
 
 
 def missing_sources(plan: Plan, root: Path) -> list[str]:

@@ -42,13 +42,6 @@ wildcard_constraints:
     figure=r"[a-z0-9_]+",
 
 
-def phantom_setting(archive, key):
-    """A phantom setting of an archive, or else the default for all of them."""
-    return (
-        config["archives"][archive].get("phantom", {}).get(key, config["phantom"][key])
-    )
-
-
 def archive_folder(wildcards):
     """The folder (or CSV) in the published layout that a data set is read from."""
     name = PLAN.datasets[wildcards.dataset]["archive"]

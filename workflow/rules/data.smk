@@ -13,7 +13,7 @@ rule make_phantom:
         runtime=120,
     params:
         folder=subpath(output[0], parent=True),
-        patients=lambda wildcards: phantom_setting(wildcards.archive, "patients"),
+        patients=lambda wildcards: PLAN.phantom(wildcards.archive)["patients"],
         size=lambda wildcards: " ".join(
             map(str, phantom_setting(wildcards.archive, "size"))
         ),

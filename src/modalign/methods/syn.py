@@ -105,10 +105,11 @@ class SyN(Method):
         return _Settings(**{**vars(PRESETS[self.options.preset]), **given})
 
     def _stages(self, settings: _Settings, images: set[str], shortest: int) -> list[str]:
-        """The arguments of antsRegistration, with shrink factors that leave 8 voxels on the shortest axis."""
+        """The arguments of antsRegistration, with shrink factors that leave 8 (2D: 16) voxels on the shortest axis."""
         masks = "[" + ",".join(m if m in images else "NA" for m in ("FIXED_MASK", "MOVING_MASK")) + "]"
         metric = f"Mattes[FIXED,MOVING,1,{self.options.bins}"
-        limit = max(1, shortest // 8)
+        # A quarter of fewer samples than that, inside a mask, can leave the linear transforms undetermined.
+        limit = max(1, shortest // (8 if self.dimension == 3 else 16))
 
         def levels(shrink: tuple[int, ...], sigmas: tuple[int, ...]) -> list[str]:
             factors = "x".join(str(min(s, limit)) for s in shrink)

@@ -67,12 +67,12 @@ class FeatureSource:
     """
 
     kind: Literal["random", "pretrained"] = "random"
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path | str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     image_size: int | None = None
     max_slices: int | None = None
-    cache: Path | None = None
+    cache: Path | str | None = None
     device: str = "cpu"
     batch_size: int = 32
 
@@ -112,7 +112,7 @@ class FeatureSource:
         key = self._key(slices)
         if key in self._memory:
             return self._memory[key]
-        path = self.cache / f"inception-{key}.npy" if self.cache and keep else None
+        path = Path(self.cache) / f"inception-{key}.npy" if self.cache and keep else None
         if path and path.is_file():
             features = np.load(path)
         else:

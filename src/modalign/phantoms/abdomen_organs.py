@@ -69,9 +69,9 @@ def _liver(rng: np.random.Generator, lumps: Distance, inside: Distance) -> list[
         bent = np.array(path, dtype=float) + rng.normal(0, 2.5, (len(path), 3))
         found.append(solid(f"hepatic_vessel{number}", "blood", intersection(tube(bent, radii), deep), bent, 8))
     for number in range(16):
-        path = winding_path(rng, LIVER_CENTRE, (62, 62, 52), 6, 11)
-        vessel = intersection(tube(path, np.linspace(2.6, 0.8, 6)), deep)
-        found.append(solid(f"hepatic_branch{number}", "blood", vessel, path, 4))
+        branch = winding_path(rng, LIVER_CENTRE, (62, 62, 52), 6, 11)
+        vessel = intersection(tube(branch, np.linspace(2.6, 0.8, 6)), deep)
+        found.append(solid(f"hepatic_branch{number}", "blood", vessel, branch, 4))
     gall = [(46, 56, 20), (50, 68, -8)]
     bladder = rough(tube(gall, [9, 13 * s]), lumps, 1.0)
     found.append(solid("gallbladder_wall", "bowel_wall", bladder, gall, 20))

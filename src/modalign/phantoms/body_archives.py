@@ -1,7 +1,5 @@
 """Phantoms of the pelvis and abdomen archives: SynthRAD2023 task 1, Gold Atlas, Learn2Reg Abdomen MR-CT."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,72 +8,22 @@ import scipy.ndimage as ndi
 from modalign.files import replacing, write_json
 from modalign.phantoms.abdomen import draw_abdomen
 from modalign.phantoms.abdomen import label_of as abdomen_label_of
-from modalign.phantoms.anatomy import Anatomy
 from modalign.phantoms.archives import write_truth
-from modalign.phantoms.ct import acquire_ct, hu_table
+from modalign.phantoms.body_scans import covering, ct_scan, mr_scan, scan_twice, scanner_units
 from modalign.phantoms.motion import Motion, random_motion
-from modalign.phantoms.mr import acquire_mr, signal_table
+from modalign.phantoms.mr import signal_table
 from modalign.phantoms.pelvis import LABELS as PELVIS_LABELS
 from modalign.phantoms.pelvis import Pelvis, draw_pelvis
 from modalign.phantoms.pelvis import label_of as pelvis_label_of
-from modalign.phantoms.render import Raster, Texture, rasterise
-from modalign.phantoms.shapes import smooth_noise
-from modalign.phantoms.tissues import TISSUES
 from modalign.seeds import generator
-from modalign.volumes import Grid, Volume, axis_aligned, write_volume
+from modalign.volumes import Grid, Volume, write_volume
 
 Size = tuple[int, int, int]
 
 _PELVIS_FIELD_MM = (480.0, 400.0, 250.0)
 _PELVIS_MIDDLE = (0.0, 0.0, 12.0)
-_CT_BLUR_MM = np.array([1.1, 1.1, 0.8])
-"""Standard deviation of the blur of a soft-tissue kernel and of resampling to the archive's grid."""
 _ABDOMEN_LABELS = {1: "liver", 2: "spleen", 3: "right kidney", 4: "left kidney"}
 _GOLDATLAS_LABELS = {1: "bladder", 2: "rectum", 3: "prostate"}
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One body scanned twice: the fixed scan as it lies, the moving scan after `motion`."""
-
-    fixed: Raster
-    moving: Raster
-    motion: Motion
-    texture: Texture
-
-    def signal(self, raster: Raster, values: Mapping[str, float]) -> np.ndarray:
-        """The noise-free MR signal (X, Y, Z), with texture, of one of the two scans; metal leaves a void."""
-        amplitude = {name: 0.6 * values[name] * tissue.texture for name, tissue in TISSUES.items()}
-        image = raster.image(values, Texture(self.texture.noise, amplitude)).clip(min=0)
-        if "metal" in raster.anatomy.tissues:
-            # The field is distorted beyond the metal itself.
-            void = ndi.gaussian_filter(raster.fraction("metal"), 7.0 / raster.grid.spacing)
-            image *= np.exp(-8 * void)
-        return image
-
-    def hounsfield(self, raster: Raster) -> np.ndarray:
-        """The noise-free CT numbers (X, Y, Z), HU, with texture and the scanner's blur, of one of the two scans."""
-        values = hu_table()
-        amplitude = {n: t.texture * (110 + 0.5 * max(t.hu - 100, 0)) for n, t in TISSUES.items()}
-        sharp = raster.image(values, Texture(self.texture.noise, amplitude)).clip(-1024, 3071)
-        return ndi.gaussian_filter(sharp, _CT_BLUR_MM / raster.grid.spacing)
-
-
-def scan_twice(
-    anatomy: Anatomy,
-    motion: Motion,
-    grids: tuple[Grid, Grid],
-    rng: np.random.Generator,
-    gas_chance: float = 0.55,
-) -> Pair:
-    """Put a body on the grids of the fixed and of the moving scan; gas comes and goes between the two."""
-    gas = [s for s, tissue in zip(anatomy.names, anatomy.tissues, strict=True) if tissue == "gas"]
-    bodies = [anatomy.without(*[g for g in gas if rng.random() > gas_chance]) for _ in range(2)]
-    coarse, fine = smooth_noise(rng, 25.0), smooth_noise(rng, 4.0, nodes=64)
-    texture = Texture(lambda points: 0.45 * coarse(points) + 0.9 * fine(points), {})
-    return Pair(
-        rasterise(bodies[0], grids[0]), rasterise(bodies[1], grids[1], to_reference=motion.inverse), motion, texture
-    )
 
 
 def write_synthrad_pelvis(folder: Path, patient: int, size: Size, seed: int) -> None:
@@ -90,17 +38,19 @@ def write_synthrad_pelvis(folder: Path, patient: int, size: Size, seed: int) -> 
     case = f"1P{centre}{number:03d}"
     rng = generator(seed, archive, str(patient), "anatomy")
     male = (patient + patient // 2 + seed) % 2 == 0
-    grid = _grid(size, _PELVIS_FIELD_MM, _PELVIS_MIDDLE)
+    grid = covering(size, _PELVIS_FIELD_MM, _PELVIS_MIDDLE)
     body = draw_pelvis(rng, male=male, implant=bool(rng.random() < 1 / 8), detail_mm=_detail(grid))
     bladder, rectum = _change(rng, 0.30), _change(rng, 0.25)
-    motion = _pelvis_motion(rng, body, grid, bladder, rectum, deformation_mm=float(rng.uniform(3, 5)))
+    motion = _pelvis_motion(rng, body, grid, bladder, rectum, deformation_mm=float(rng.uniform(4, 6)))
     pair = scan_twice(body.anatomy, motion, (grid, grid), rng)
 
     tesla, tr_ms, te_ms, flip_deg = (1.5, 7.4, 2.3, 14) if centre == "A" else (3.0, 5.6, 2.4, 12)
     values = signal_table("spoiled_gradient_echo", tr_ms=tr_ms, te_ms=te_ms, flip_deg=flip_deg, tesla=tesla)
     noise = generator(seed, archive, str(patient), "noise")
-    mr = _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(35, 60)), bias=0.12 * tesla / 1.5)
-    ct = _ct(pair, pair.moving, noise)
+    mr = mr_scan(
+        pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(35, 60)), bias=0.12 * tesla / 1.5
+    )
+    ct = ct_scan(pair, pair.moving, noise, noise_hu=(9, 14))
 
     target = folder / "Task1" / "pelvis" / case
     write_volume(target / "mr.nii.gz", Volume(mr, grid.affine))
@@ -136,10 +86,11 @@ def write_goldatlas(folder: Path, patient: int, size: Size, seed: int) -> None:
     archive = "goldatlas"
     case = f"{1 + patient % 3}_{patient + 1:02d}_P"
     rng = generator(seed, archive, str(patient), "anatomy")
-    mr_grid = _grid(size, (448.0, 380.0, 225.0), _PELVIS_MIDDLE)
-    ct_spacing = mr_grid.spacing * [1.12, 1.12, 1.2]
-    ct_size = [max(8, round(n)) for n in np.array([500.0, 424.0, 250.0]) / ct_spacing]
-    ct_grid = _shifted(axis_aligned(ct_size, ct_spacing), np.add(_PELVIS_MIDDLE, rng.uniform(-6, 6, 3)))
+    mr_grid = covering(size, (448.0, 380.0, 225.0), _PELVIS_MIDDLE)
+    ct_field = (500.0, 424.0, 250.0)
+    voxels = np.rint(ct_field / (mr_grid.spacing * [1.12, 1.12, 1.2])).clip(8)
+    x, y, z = np.add(_PELVIS_MIDDLE, rng.uniform(-6, 6, 3))
+    ct_grid = covering((int(voxels[0]), int(voxels[1]), int(voxels[2])), ct_field, (x, y, z))
     body = draw_pelvis(rng, male=True, detail_mm=_detail(mr_grid))
     bladder, rectum = _change(rng, 0.3), _change(rng, 0.25)
     motion = _pelvis_motion(rng, body, mr_grid, bladder, rectum, deformation_mm=float(rng.uniform(2.5, 4.5)))
@@ -149,10 +100,10 @@ def write_goldatlas(folder: Path, patient: int, size: Size, seed: int) -> None:
     tesla = 1.5 if patient % 3 == 1 else 3.0
     t2w = signal_table("spin_echo", tr_ms=6000, te_ms=96, tesla=tesla)
     t1w = signal_table("spin_echo", tr_ms=600, te_ms=12, tesla=tesla)
-    ct = _ct(pair, pair.moving, noise)
+    ct = ct_scan(pair, pair.moving, noise, noise_hu=(9, 14))
     target = folder / case
     for name, values in (("mr_T1", t1w), ("mr_T2", t2w)):
-        image = _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(30, 50)), bias=0.15)
+        image = mr_scan(pair.signal(pair.fixed, values), mr_grid, noise, snr=float(noise.uniform(30, 50)), bias=0.15)
         write_volume(target / f"{name}.nii.gz", Volume(image, mr_grid.affine))
     write_volume(target / "ct.nii.gz", Volume(ct, ct_grid.affine))
 
@@ -171,28 +122,22 @@ def write_goldatlas(folder: Path, patient: int, size: Size, seed: int) -> None:
             mask = Volume((volume.data == value).astype(np.uint8), volume.affine)
             write_volume(target / f"{modality}_{name}.nii.gz", mask)
     true_ct = Volume(np.rint(pair.hounsfield(pair.fixed)).astype(np.int16), mr_grid.affine)
-    true_mr = Volume(_units(pair.signal(pair.moving, t2w)), ct_grid.affine)
-    shared = {"labels": labels, "label_names": _GOLDATLAS_LABELS}
-    write_truth(
-        folder,
-        case,
-        "mr",
-        "ct",
-        true_field=motion.true_field(mr_grid),
-        fixed_grid=mr_grid,
-        true_image=true_ct,
-        **shared,
-    )
-    write_truth(
-        folder,
-        case,
-        "ct",
-        "mr",
-        true_field=motion.true_field(ct_grid, backwards=True),
-        fixed_grid=ct_grid,
-        true_image=true_mr,
-        **shared,
-    )
+    true_mr = Volume(scanner_units(pair.signal(pair.moving, t2w)), ct_grid.affine)
+    for fixed, moving, grid, field, image in (
+        ("mr", "ct", mr_grid, motion.true_field(mr_grid), true_ct),
+        ("ct", "mr", ct_grid, motion.true_field(ct_grid, backwards=True), true_mr),
+    ):
+        write_truth(
+            folder,
+            case,
+            fixed,
+            moving,
+            true_field=field,
+            fixed_grid=grid,
+            true_image=image,
+            labels=labels,
+            label_names=_GOLDATLAS_LABELS,
+        )
 
 
 def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -> None:
@@ -206,7 +151,7 @@ def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -
     archive = "learn2reg-abdomen-mr-ct"
     case, part = f"{patient + 1:04d}", "Tr" if patient < 8 else "Ts"
     rng = generator(seed, archive, str(patient), "anatomy")
-    grid = _grid(size, (384.0, 320.0, 384.0), (0.0, 0.0, 0.0))
+    grid = covering(size, (384.0, 320.0, 384.0), (0.0, 0.0, 0.0))
     body = draw_abdomen(rng, detail_mm=_detail(grid))
     motion = random_motion(
         rng,
@@ -222,8 +167,8 @@ def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -
     noise = generator(seed, archive, str(patient), "noise")
     values = signal_table("spoiled_gradient_echo", tr_ms=110, te_ms=4.6, flip_deg=70)
     images = {
-        "0000": _mr(pair.signal(pair.fixed, values), noise, snr=float(noise.uniform(30, 50)), bias=0.2),
-        "0001": _ct(pair, pair.moving, noise),
+        "0000": mr_scan(pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(30, 50)), bias=0.2),
+        "0001": ct_scan(pair, pair.moving, noise, noise_hu=(9, 14)),
     }
     chosen = abdomen_label_of(body.anatomy)
     labels = {"0000": pair.fixed.labels(chosen), "0001": pair.moving.labels(chosen)}
@@ -262,10 +207,10 @@ def _pelvis_motion(
     return random_motion(
         rng,
         np.array([(-240.0, -180, -140), (240, 180, 165)]),
-        rotation_deg=1.2,
-        translation_mm=2.0,
+        rotation_deg=1.3,
+        translation_mm=2.5,
         deformation_mm=deformation_mm,
-        smoothness_mm=26.0,
+        smoothness_mm=30.0,
         fillings=body.fillings(bladder, rectum),
         stiffness=body.stiffness,
         step=_motion_step(grid),
@@ -276,27 +221,6 @@ def _change(rng: np.random.Generator, largest: float) -> float:
     """A relative change in length, fuller or emptier, seldom small."""
     growth = float(rng.uniform(0.3, 1.0)) * largest
     return growth if rng.random() < 0.5 else -0.75 * growth
-
-
-def _mr(signal: np.ndarray, rng: np.random.Generator, *, snr: float, bias: float) -> np.ndarray:
-    return _units(acquire_mr(signal, rng, snr=snr, bias=bias))
-
-
-def _units(signal: np.ndarray) -> np.ndarray:
-    """Signal relative to fully relaxed water in the arbitrary integer units of a scanner, int16."""
-    return np.rint(signal * 4000).clip(0, 32767).astype(np.int16)
-
-
-def _ct(pair: Pair, raster: Raster, rng: np.random.Generator) -> np.ndarray:
-    metal = raster.fraction("metal") > 0.5 if "metal" in raster.anatomy.tissues else None
-    return acquire_ct(
-        pair.hounsfield(raster),
-        rng,
-        noise_hu=float(rng.uniform(5, 9)),
-        correlation_voxels=0.8,
-        metal=metal,
-        spacing_mm=float(raster.grid.spacing[0]),
-    )
 
 
 def _write_overview(path: Path, mr: np.ndarray, ct: np.ndarray) -> None:
@@ -310,16 +234,6 @@ def _write_overview(path: Path, mr: np.ndarray, ct: np.ndarray) -> None:
     ]
     with replacing(path) as temporary:
         Image.fromarray(np.hstack(panels)).save(temporary, format="PNG")
-
-
-def _grid(size: Size, field_mm: tuple[float, float, float], middle: tuple[float, float, float]) -> Grid:
-    return _shifted(axis_aligned(size, np.divide(field_mm, size).tolist()), np.asarray(middle))
-
-
-def _shifted(grid: Grid, by_mm: np.ndarray) -> Grid:
-    affine = grid.affine.copy()
-    affine[:3, 3] += by_mm
-    return Grid(grid.shape, affine)
 
 
 def _bounds(grid: Grid) -> np.ndarray:

@@ -80,7 +80,7 @@ def _nose_and_sinuses(rng: np.random.Generator, size: float) -> list[Structure]:
     )
     septum = lambda p: np.abs(p[0] + 0.8 * np.sin(p[1] / 9)) - 1.3  # noqa: E731
     maxillary = rough(ellipsoid((29, 50, -44), (11 * size, 15 * size, 14 * size)), noise, 1.2)
-    frontal = rough(ellipsoid((12, 71, 4), (12 * size, 4.5 * size, 10 * size)), noise, 1.2)
+    frontal = rough(ellipsoid((12, 69.5, 3), (12 * size, 4 * size, 9 * size)), noise, 1.0)
     sphenoid = rough(ellipsoid((7, 12, -24), (7.5 * size, 10 * size, 8 * size)), noise, 0.8)
     ethmoid = ellipsoid((7, 46, -20), (7, 22, 10))
     mastoid = ellipsoid((57, -32, -42), (8, 11, 15))

@@ -98,7 +98,7 @@ def _skin(cavity: Distance, over_cavity_mm: float, rng: np.random.Generator) -> 
         [(70 * wide, 62), (58 * wide, 56), (57 * wide, 55), (58 * wide, 58), (60 * wide, 62)],
         power=2.4,
     )
-    glabella = ellipsoid((0, 66, -2), (36, 18, 17))
+    glabella = ellipsoid((0, 64, -3), (34, 17, 15))
     ear = tube([(79, -12, -48), (85, -20, -30), (86, -26, -14), (82, -14, -8)], [4, 4.5, 4, 3])
     sockets = ellipsoid((32, 92, -20), (17, 11, 10))
     noise = smooth_noise(rng, 40.0)

@@ -25,6 +25,8 @@ from modalign.phantoms.shapes import (
     union,
 )
 
+Tubes = list[tuple[list[tuple[float, float, float]], list[float]]]
+
 HEAD = (90.0, 0.0, 0.0)
 HEAD_RADIUS = 24.0
 
@@ -35,14 +37,14 @@ _ILIUM = (
     [(0, 1, 7), (1, 2, 7), (2, 3, 7), (3, 4, 7), (4, 5, 7), (5, 6, 7), (6, 0, 7)],
     [13, 6, 6, 6, 7, 10, 10, 3.2],
 )  # fmt: skip
-_HIP_TUBES = [
+_HIP_TUBES: Tubes = [
     ([(78, 20, 6), (52, 45, -4), (24, 56, -13), (10, 56, -18)], [13, 8, 8, 8]),
     ([(10, 54, -17), (10, 49, -38)], [8, 7]),
     ([(11, 47, -40), (32, 22, -62), (50, -6, -76)], [6.5, 5.5, 8]),
     ([(88, -26, -4), (74, -38, -34), (60, -32, -64), (54, -14, -77)], [15, 13, 15, 10]),
     ([(72, -44, -8), (56, -54, -12)], [6, 3]),
 ]
-_SACRUM_TUBES = [
+_SACRUM_TUBES: Tubes = [
     ([(0, -36, 100), (0, -57, 78), (0, -74, 56), (0, -83, 34), (0, -84, 14), (0, -76, -4), (0, -66, -17)],
      [17, 13.5, 11, 9, 7, 5, 4]),
     ([(14, -44, 100), (46, -64, 88)], [17, 14]),
@@ -54,7 +56,7 @@ _SACRUM_TUBES = [
 CANAL_PATH = [(0, -52, 150), (0, -60, 120), (0, -72, 98), (0, -85, 72), (0, -92, 52)]
 CANAL_RADII = [9.5, 9.5, 8.5, 6.5, 4.5]
 _FORAMINA = [((18, -90), 88), ((16, -98), 64), ((13, -100), 45)]
-_FEMUR_TUBES = [
+_FEMUR_TUBES: Tubes = [
     ([(92, 0, 0), (124, -7, -30)], [17, 17]),
     ([(132, -12, -34), (139, -20, -6)], [17, 11]),
     ([(127, -9, -40), (122, -7, -66), (113, 0, -112), (108, 4, -160)], [18, 16.5, 14.5, 14]),
@@ -100,7 +102,8 @@ def pelvis_bones(detail_mm: float) -> PelvisBones:
     hip_box, femur_box = _box([(-2, -105, -95), (142, 72, 150)]), _box([(62, -50, -170), (160, 32, 32)])
     hip = difference(_hip(), grown(sacral_table, 1.4))
     flip = np.array([[-1], [1], [1]], dtype=float)
-    hips, femurs = [], []
+    hips: list[Lattice] = []
+    femurs: list[Lattice] = []
     for side in (1, -1):
         for shape, box, out in ((hip, hip_box, hips), (_femur(), femur_box, femurs)):
             own = box if side == 1 else np.sort(box * flip.T, axis=0)
@@ -144,7 +147,7 @@ def bone_structures(bones: PelvisBones, cortex_mm: float) -> list[Structure]:
     """
 
     def flat(points: np.ndarray) -> np.ndarray:
-        return np.float32(cortex_mm)
+        return np.full(points.shape[1], cortex_mm, dtype=np.float32)
 
     def femoral(points: np.ndarray) -> np.ndarray:
         return np.interp(points[2], [-95, -45, -10], [3.2 * cortex_mm, 2 * cortex_mm, cortex_mm]).astype(np.float32)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage as ndi
+from numpy.typing import ArrayLike
 
 Distance = Callable[[np.ndarray], np.ndarray]
 """Points (3, N), mm -> signed distance (N,), mm, negative inside."""
@@ -61,7 +62,7 @@ def sampled(distance: Distance, bounds: np.ndarray, step: float) -> Lattice:
     return Lattice(values.astype(np.float32), np.asarray(bounds, dtype=float)[0], step)
 
 
-def ellipsoid(centre: Sequence[float], radii: Sequence[float], rotation: np.ndarray | None = None) -> Distance:
+def ellipsoid(centre: ArrayLike, radii: ArrayLike, rotation: np.ndarray | None = None) -> Distance:
     """An ellipsoid; `rotation` (3, 3) turns its axes into RAS."""
     middle = np.asarray(centre, dtype=np.float32)[:, None]
     axes = np.asarray(radii, dtype=np.float32)
@@ -81,7 +82,7 @@ def ellipsoid(centre: Sequence[float], radii: Sequence[float], rotation: np.ndar
     return distance
 
 
-def tube(path: Sequence[Sequence[float]], radii: Sequence[float] | float, flatten: float = 1.0) -> Distance:
+def tube(path: ArrayLike, radii: ArrayLike, flatten: float = 1.0) -> Distance:
     """A round tube along the polyline `path` (N, 3) with radius `radii` at its nodes.
 
     `flatten` scales distances along y: below 1 the tube is deeper (anterior-posterior) than wide, above 1 flatter.
@@ -110,7 +111,7 @@ def tube(path: Sequence[Sequence[float]], radii: Sequence[float] | float, flatte
     return distance
 
 
-def plate(corners: Sequence[Sequence[float]], triangles: Sequence[Sequence[int]], radii: Sequence[float]) -> Distance:
+def plate(corners: ArrayLike, triangles: Sequence[Sequence[int]], radii: ArrayLike) -> Distance:
     """A bent sheet of bone or muscle: triangles between `corners` (N, 3), `radii` (N,) half its thickness there."""
     nodes, sizes = np.asarray(corners, dtype=np.float32), np.asarray(radii, dtype=np.float32)
 
@@ -144,9 +145,7 @@ def _triangle(points: np.ndarray, corners: np.ndarray, radii: np.ndarray) -> np.
     return best
 
 
-def column(
-    z: Sequence[float], centres: Sequence[Sequence[float]], half_widths: Sequence[Sequence[float]], power: float = 2.0
-) -> Distance:
+def column(z: ArrayLike, centres: ArrayLike, half_widths: ArrayLike, power: float = 2.0) -> Distance:
     """A body along z whose axial sections are superellipses ``|x/a|^power + |y/b|^power = 1``.
 
     Args:
@@ -169,7 +168,7 @@ def column(
     return distance
 
 
-def half_space(point: Sequence[float], normal: Sequence[float]) -> Distance:
+def half_space(point: ArrayLike, normal: ArrayLike) -> Distance:
     """Everything behind the plane through `point`, whose outer `normal` points away from it."""
     n = np.asarray(normal, dtype=np.float32) / np.linalg.norm(normal)
     offset = np.float32(n @ np.asarray(point))
@@ -243,7 +242,7 @@ def marbled(shape: Distance, noise: Distance, share: float) -> Distance:
     return lambda points: np.maximum(shape(points), (width - np.abs(noise(points))) * 10)
 
 
-def stretched(noise: Distance, factors: Sequence[float]) -> Distance:
+def stretched(noise: Distance, factors: ArrayLike) -> Distance:
     """A noise drawn out along the axes by `factors`, such as along the fibres of a muscle."""
     scale = (1 / np.asarray(factors, dtype=np.float32))[:, None]
     return lambda points: noise(points * scale)

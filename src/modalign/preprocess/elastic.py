@@ -65,7 +65,7 @@ def _velocity(record: Record, grid: Grid, rng: np.random.Generator) -> np.ndarra
     """
     sigma = record["sigma_mm"] / grid.spacing
     density = np.sqrt(np.prod(record["noise_voxel_mm"]) / np.prod(grid.spacing))
-    noise = rng.normal(0, record["noise_sd_mm"] * density, (3, *grid.shape))
+    noise = rng.normal(size=(3, *grid.shape)) * (record["noise_sd_mm"] * density)
     velocity = np.stack([ndi.gaussian_filter(component, sigma, mode="constant", truncate=4) for component in noise])
     field = field_from_mm(velocity, grid) / 2 ** record["squarings"]
     for _ in range(record["squarings"]):

@@ -41,9 +41,14 @@ def ants_module(threads: int) -> Any:
 
 
 def to_ants(volume: Volume, dimension: int, threads: int = 1) -> Any:
-    """An ANTs image of float32: in LPS mm (3D), or the slice (X, Y, 1) in a frame of its own with its spacing (2D)."""
+    """An ANTs image: in LPS mm (3D), or the slice (X, Y, 1) in a frame of its own with its spacing (2D).
+
+    Masks have to be uint8 and stay so: ANTs takes the address of a mask without asking what it points to. Everything
+    else becomes float32.
+    """
     ants = ants_module(threads)
-    data = np.ascontiguousarray(volume.data, dtype=np.float32)
+    kind = np.uint8 if volume.data.dtype == np.uint8 else np.float32
+    data = np.ascontiguousarray(volume.data, dtype=kind)
     if dimension == 2:
         return ants.from_numpy(data[:, :, 0], spacing=tuple(volume.spacing[:2].tolist()))
     lps = LPS_TO_RAS @ volume.affine

@@ -1,0 +1,122 @@
+"""A configuration that can't be is refused before anything runs, with what is allowed."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modalign.errors import ConfigError
+from modalign.plan import make_plan, missing_sources
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def defaults():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+@pytest.fixture
+def config(defaults):
+    return deepcopy(defaults)
+
+
+def test_the_default_run_covers_every_table_of_every_paper(config):
+    plan = make_plan(config)
+    expected = {"rbg": 8, "registformer": 4, "locor": 2, "imse": 4, "cao2018": 1}
+    assert {paper: sum(name == paper for name, _ in plan.tables) for paper in plan.papers} == expected
+
+
+def test_only_what_a_paper_needs_is_planned(config):
+    config["papers"] = ["cao2018"]
+    plan = make_plan(config)
+    assert set(plan.datasets) == {"goldatlas-ct-mr"}
+    assert set(plan.archives) == {"goldatlas"}
+    assert plan.cells >= {("goldatlas-ct-mr", "affine-mi"), ("goldatlas-ct-mr", "syn-cao")}
+
+
+def test_own_methods_run_wherever_they_fit(config):
+    config["methods"]["mine"] = {"method": "affine", "dimension": 3}
+    config["own_methods"] = ["mine"]
+    datasets = {dataset for dataset, method in make_plan(config).cells if method == "mine"}
+    assert "brats2019-t1-to-t2-3d" in datasets
+    assert "brats2019-t1-to-t2-2d" not in datasets
+    assert "synthrad2023-mr-ct-pelvis" in datasets
+
+
+def test_a_dimension_that_is_left_open_follows_the_data_set(config):
+    plan = make_plan(config)
+    dimension = {d: plan.spec(d, "identity", str)["dimension"] for d in ("hanseg-ct-to-mr-2d", "hanseg-ct-to-mr-3d")}
+    assert dimension == {"hanseg-ct-to-mr-2d": 2, "hanseg-ct-to-mr-3d": 3}
+
+
+def test_needs_are_part_of_the_specification(config):
+    config["methods"]["demons-learned"] = {"method": "demons", "needs": {"translator": "voxelmorph-mind-3d"}}
+    config["own_methods"] = ["demons-learned"]
+    plan = make_plan(config)
+    spec = plan.spec("synthrad2023-mr-ct-pelvis", "demons-learned", lambda name: f"models/{name}")
+    assert spec["needs"]["translator"]["model"] == "models/voxelmorph-mind-3d"
+    assert plan.trained_needs("demons-learned") == ["voxelmorph-mind-3d"]
+
+
+def _set(*path):
+    *parents, last, value = path
+
+    def change(config):
+        for key in parents:
+            config = config[key]
+        config[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("papers", ["rgb"]), r"no paper 'rgb' to regenerate; the papers are: rbg, registformer, locor, imse, cao"),
+        (_set("methods", "syn-rbg", {"method": "sin"}), r"methods: syn-rbg: there is no method 'sin'; the methods are: .*syn"),
+        (
+            _set("methods", "syn-rbg", {"method": "syn", "options": {"presett": "rbg"}}),
+            r"methods: syn-rbg: method syn has no option 'presett'; its options are: .*preset",
+        ),
+        (
+            _set("methods", "syn-rbg", {"method": "syn", "options": {"preset": "rgb"}}),
+            r"methods: syn-rbg: option 'preset' of method syn is 'rgb'",
+        ),
+        (_set("methods", "demons", {"method": "demons"}), r"add needs: \{translator: <a translation method>\}"),
+        (
+            _set("methods", "demons", {"method": "demons", "needs": {"translator": "munitt"}}),
+            r"its translator 'munitt' is not one of the methods: identity",
+        ),
+        (
+            _set("datasets", "brats2019-t1-to-t2-2d", "extra_methods", ["convexadam"]),
+            r"data set brats2019-t1-to-t2-2d takes 2D methods, and convexadam is 3D: set its dimension",
+        ),
+        (
+            _set("datasets", "goldatlas-ct-mr", "extra_methods", ["sin"]),
+            r"data set goldatlas-ct-mr asks for method 'sin', which is not one of",
+        ),
+        (
+            _set("datasets", "goldatlas-ct-mr", "archive", "gold"),
+            r"goldatlas-ct-mr is read from archive 'gold'; known are: synthrad2023-task1-pelvis",
+        ),
+        (_set("datasets", "goldatlas-ct-mr", "reader", "gold"), r"no reader 'gold'"),
+        (_set("datasets", "goldatlas-ct-mr", "recipe", "cao"), r"no recipe 'cao'.*cao-pelvis"),
+        (_set("datasets", "goldatlas-ct-mr", "measures", ["dise"]), r"no measure 'dise'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(config, change, message):
+    change(config)
+    with pytest.raises(ConfigError, match=message):
+        make_plan(config)
+
+
+def test_absent_data_are_answered_with_where_to_get_them_and_where_to_put_them(config, tmp_path):
+    config["papers"] = ["locor"]
+    config["archives"]["cermep"]["source"] = "data/cermep"
+    config["archives"]["learn2reg-abdomen-mr-ct"]["source"] = str(tmp_path)
+    (answer,) = missing_sources(make_plan(config), tmp_path)
+    assert "cermep" in answer.lower()
+    assert str(tmp_path / "data" / "cermep") in answer
+    assert "http" in answer
