@@ -276,7 +276,7 @@ def test_eight_voxels_along_each_axis_are_enough_not_to_fail(name, options, dime
     alignment = make(name, options, dimension).align(blind(case))
     assert np.isfinite(alignment.field).all()
     assert np.isfinite(alignment.image.data).all()
-    assert np.abs(alignment.field).max() < 8
+    assert np.abs(alignment.field).max() < 16
 
 
 @pytest.mark.parametrize(("name", "options"), REGISTRATIONS)
@@ -303,9 +303,7 @@ def test_masks_keep_a_disturbance_outside_out(name, options, rng):
     masks = {"fixed_mask": case.fixed.like(mask), "moving_mask": case.moving.like(outside.astype(np.uint8))}
     cluttered = Case(id="toy", fixed=clutter[0], moving=clutter[1], **masks)
     errors = {
-        used: mean_error(
-            make(name, {**options, "use_masks": used}, 2).align(cluttered).field, case.true_field, body
-        )
+        used: mean_error(make(name, {**options, "use_masks": used}, 2).align(cluttered).field, case.true_field, body)
         for used in (True, False)
     }
     assert errors[True] < errors[False]
@@ -367,7 +365,11 @@ def test_declaring_the_methods_imports_no_heavy_library():
         f"print(sorted(set(sys.modules) & {heavy!r}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert done.stdout.strip() == "[]"
     assert len(names) == 7

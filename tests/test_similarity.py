@@ -155,9 +155,7 @@ def test_mind_ssc_in_2d_agrees_with_a_loop_over_pixels(rng):
 
     neighbours = [(-dilation, 0), (dilation, 0), (0, -dilation), (0, dilation)]
     pairs = [(p, q) for p, q in itertools.combinations(neighbours, 2) if p[0] * q[0] + p[1] * q[1] == 0]
-    squared = np.array(
-        [[[(at(x, y, p) - at(x, y, q)) ** 2 for y in range(11)] for x in range(9)] for p, q in pairs]
-    )
+    squared = np.array([[[(at(x, y, p) - at(x, y, q)) ** 2 for y in range(11)] for x in range(9)] for p, q in pairs])
     window = np.pad(squared, ((0, 0), (radius, radius), (radius, radius)), mode="edge")
     distance = np.array(
         [[[window[c, x : x + 3, y : y + 3].mean() for y in range(11)] for x in range(9)] for c in range(4)]

@@ -12,10 +12,10 @@ from modalign.files import write_json
 from modalign.volumes import Volume, write_volume
 
 
-def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: float, sigma: float) -> np.ndarray:
-    """A smooth random field whose largest displacement along an axis is `amplitude` voxels."""
+def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], mean_voxels: float, sigma: float) -> np.ndarray:
+    """A smooth random field whose displacement is `mean_voxels` on average."""
     field = np.stack([ndi.gaussian_filter(rng.standard_normal(shape), sigma) for _ in shape])
-    return (field * amplitude / np.abs(field).max()).astype(np.float32)
+    return (field * mean_voxels / np.linalg.norm(field, axis=0).mean()).astype(np.float32)
 
 
 def anatomy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -45,15 +45,15 @@ CONTRASTS = {
 }
 
 
-def phantom_case(seed: int, shape: tuple[int, ...], amplitude: float, sigma: float, slices: int = 1) -> Case:
+def phantom_case(seed: int, shape: tuple[int, ...], mean_voxels: float, sigma: float, slices: int = 1) -> Case:
     """A pair of two contrasts with known field: slices of their own, or one volume."""
     rng = np.random.default_rng(seed)
     parts: dict[str, list[np.ndarray]] = {"fixed": [], "moving": [], "field": []}
     for _ in range(slices):
-        labels, field = anatomy(rng, shape), smooth_field(rng, shape, amplitude, sigma)
+        labels, field = anatomy(rng, shape), smooth_field(rng, shape, mean_voxels, sigma)
         look = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) + field
         images = {
-            name: ndi.gaussian_filter(lut[labels], 0.7) + 0.02 * rng.standard_normal(shape)
+            name: ndi.gaussian_filter(lut[labels], 0.7) + 0.01 * rng.standard_normal(shape)
             for name, lut in CONTRASTS.items()
         }
         # warped(x) = moving(x + field(x)) has to be the fixed anatomy, so fixed is what gets resampled here.
@@ -92,17 +92,3 @@ def field_error(field: np.ndarray, case: Case) -> float:
     """The mean distance from the true field in voxels, inside the fixed body."""
     inside = ndi.gaussian_filter(case.fixed.data, 1.0) > 0.15
     return float(np.linalg.norm(field - case.true_field, axis=0)[inside].mean())
-
-
-@pytest.fixture(scope="module")
-def slices(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[Case]]:
-    cases = [phantom_case(seed, (64, 64), 5.0, 12.0, slices=16) for seed in range(6)]
-    return write_store(tmp_path_factory.mktemp("slices"), {"train": cases[:4], "validation": cases[4:5]}), cases[5:]
-
-
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[Case]]:
-    cases = [phantom_case(seed, (32, 32, 32), 3.5, 7.0) for seed in range(14)]
-    return write_store(tmp_path_factory.mktemp("volumes"), {"train": cases[:10], "validation": cases[10:11]}), cases[
-        11:
-    ]

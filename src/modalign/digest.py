@@ -68,7 +68,7 @@ def _is_text(node: ast.stmt) -> bool:
 
 @lru_cache
 def _imports(module: str) -> tuple[str, ...]:
-    found = []
+    found: list[str] = []
     for node in ast.walk(_tree(module)):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "modalign":

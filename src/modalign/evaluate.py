@@ -54,7 +54,7 @@ def measure_job(
         )
         rows, notes = list(measured.rows), dict(measured.notes)
     for name in ("seconds", "peak_memory_mb"):
-        rows += [Row(cases_of.dataset, method, seed, c["case"], "", "", name, float(c[name])) for c in good]
+        rows += [Row(cases_of.dataset, method, seed, c["case"], None, "", name, float(c[name])) for c in good]
     failed = [case for case in cases if not case["ok"]]
     reason = ""
     if failed:
@@ -159,7 +159,7 @@ def compare_job(
     options = _table_options(statistics, seed, {}, list(labels))
     result = build_table(table, metrics, read_statuses(metrics), read_manifests([store]), options)
     write_table(result, out / "table")
-    per_case = {name: MEASURES[name].better for name in shown if MEASURES[name].scope != "set"}
+    per_case: Any = {name: MEASURES[name].better for name in shown if MEASURES[name].scope != "set"}
     rankings = rank_methods(metrics, per_case, {dataset: CaseStore(store).ids(["test"])})
     write_json(out / "ranking.json", {name: asdict(ranking) for name, ranking in rankings.items()})
 

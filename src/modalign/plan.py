@@ -106,7 +106,7 @@ class Plan:
         """The cells that a table shows, as far as they are in the run."""
         table = paper_tables.tables(paper)[number]
         columns = {column.dataset: column for _, _, column in table.cells()}
-        wanted = {(column.dataset, row.variant(column)) for _, row, column in table.cells()}
+        wanted = {(column.dataset, row.variant(column) or "") for _, row, column in table.cells()}
         wanted |= {(dataset, name) for dataset in columns for name in self.table_extras(paper, number)}
         return sorted(wanted & self.cells)
 

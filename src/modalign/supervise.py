@@ -52,7 +52,7 @@ def supervised(work: Callable[[], Any], minutes: float | None = None) -> Outcome
     try:
         message = _receive(receiver, minutes)
         if message is None:
-            os.killpg(child.pid, signal.SIGKILL)
+            os.killpg(child.ident or 0, signal.SIGKILL)
         child.join()
     finally:
         for number, handler in previous.items():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -123,7 +123,7 @@ def read_volume(path: Path | str) -> Volume:
 
 
 def _read_nifti(path: Path) -> Volume:
-    image = nib.load(path)
+    image: Any = nib.load(path)
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -192,7 +192,7 @@ def from_sitk(image: "SimpleITK.Image") -> Volume:
 
 def axis_aligned(shape: Sequence[int], spacing: Sequence[float]) -> Grid:
     """A grid along R, A, S whose centre is the origin."""
-    spacing = np.asarray(spacing, dtype=float)
     affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -spacing * (np.asarray(shape) - 1) / 2
-    return Grid(tuple(int(n) for n in shape), affine)
+    affine[:3, 3] = -np.asarray(spacing) * (np.asarray(shape) - 1) / 2
+    x, y, z = shape
+    return Grid((x, y, z), affine)

@@ -74,8 +74,8 @@ def convex_adam(
         start = _resize(field, f.shape[2:]) / _column(fine, field)
     field = _refine(f, m, start, smoothness, iterations, as_released)
     field = _resize(_scaled(field, fine), images[0].shape[2:])
-    crop = (0, slice(None), *[slice(n) for n in shape])
-    return field[crop].cpu().numpy().astype(np.float32)
+    crop = (slice(None), *[slice(n) for n in shape])
+    return field[0].cpu().numpy()[crop].astype(np.float32)
 
 
 def _cells(shape: Sequence[int], spacing: int, as_released: bool) -> list[int]:

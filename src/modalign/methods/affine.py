@@ -73,7 +73,7 @@ class Affine(Method):
         before = _mutual_information(registration, sitk.Transform(self.dimension, sitk.sitkIdentity), fixed, moving)
         rigid = sitk.Euler3DTransform(start) if self.dimension == 3 else sitk.Euler2DTransform(start)
         _optimise(registration, rigid, fixed, moving, options.iterations)
-        found = rigid
+        found: Any = rigid
         if options.transform == "affine":
             found = sitk.AffineTransform(self.dimension)
             found.SetMatrix(rigid.GetMatrix())

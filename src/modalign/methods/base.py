@@ -72,7 +72,7 @@ class Method:
         if dimension not in self.dimensions:
             raise ConfigError(f"method {name} works in {_words(self.dimensions)} dimensions, not in {dimension}")
         try:
-            self.options = self.Options(**(options or {}))
+            self.options: Any = self.Options(**(options or {}))
         except ValidationError as error:
             raise ConfigError(_explain(name, error, self.Options)) from error
         self.dimension = dimension
@@ -107,10 +107,10 @@ def align_slices(case: Case, align: Callable[[Case], Alignment]) -> Alignment:
     on_grid = moving_on_fixed_grid(case)
     results = [align(_slice_case(on_grid, z)) for z in range(case.fixed.shape[2])]
     image = Volume(np.concatenate([r.image.data for r in results], axis=2), case.fixed.affine.copy())
-    fields = [r.field for r in results]
-    if any(f is None for f in fields):
+    fields = [r.field for r in results if r.field is not None]
+    if len(fields) < len(results):
         return Alignment(image)
-    stacked = np.concatenate(fields, axis=3)
+    stacked: np.ndarray = np.concatenate(fields, axis=3)
     stacked[2] = 0
     return Alignment(image, stacked)
 
@@ -129,9 +129,7 @@ def moving_on_fixed_grid(case: Case) -> Case:
 
 
 def _slice_case(case: Case, z: int) -> Case:
-    def cut(volume: Volume | None) -> Volume | None:
-        if volume is None:
-            return None
+    def cut(volume: Volume) -> Volume:
         affine = volume.affine.copy()
         affine[:3, 3] += z * affine[:3, 2]
         return Volume(volume.data[:, :, z : z + 1], affine)
@@ -142,8 +140,8 @@ def _slice_case(case: Case, z: int) -> Case:
         split=case.split,
         fixed=cut(case.fixed),
         moving=cut(case.moving),
-        fixed_mask=cut(case.fixed_mask),
-        moving_mask=cut(case.moving_mask),
+        fixed_mask=case.fixed_mask and cut(case.fixed_mask),
+        moving_mask=case.moving_mask and cut(case.moving_mask),
         fixed_intensity=case.fixed_intensity,
         moving_intensity=case.moving_intensity,
     )

@@ -47,8 +47,7 @@ class Demons(Method):
         from dataclasses import replace
 
         translated = self.context.needs["translator"].align(case).image
-        aligned = register_by(replace(case, fixed=translated), self.dimension, self._register)
-        return aligned
+        return register_by(replace(case, fixed=translated), self.dimension, self._register)
 
     def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
         import SimpleITK as sitk
@@ -62,7 +61,7 @@ class Demons(Method):
         if options.match_histograms:
             moving = sitk.HistogramMatching(moving, fixed, numberOfHistogramLevels=256, numberOfMatchPoints=15)
         fixed, moving = _to_one_scale(fixed, moving)
-        field = None
+        field: Any = None
         for level in range(options.levels - 1, -1, -1):
             f, m = (_shrink(image, level) for image in (fixed, moving))
             demons = sitk.DiffeomorphicDemonsRegistrationFilter()
@@ -71,10 +70,7 @@ class Demons(Method):
             demons.SetSmoothDisplacementField(options.smoothing_voxels > 0)
             demons.SetStandardDeviations(options.smoothing_voxels)
             demons.SetMaximumUpdateStepLength(options.step_voxels)
-            if field is None:
-                field = demons.Execute(f, m)
-            else:
-                field = demons.Execute(f, m, _on_grid_of(f, field))
+            field = demons.Execute(f, m) if field is None else demons.Execute(f, m, _on_grid_of(f, field))
         return vectors_to_field(field, case.grid), {}
 
 

@@ -64,7 +64,7 @@ class IntensityMap(Method):
 def _inside_moving(case: Case) -> np.ndarray:
     positions = sampling_positions(None, case.grid, case.moving.grid)
     last = np.array(case.moving.shape).reshape(3, 1, 1, 1) - 1
-    return ((positions > -0.5) & (positions < last + 0.5)).all(axis=0)
+    return np.all((positions > -0.5) & (positions < last + 0.5), axis=0)
 
 
 def conditional_mean(

@@ -85,17 +85,17 @@ class NiftyReg(Method):
             folder = Path(name)
             write_image(folder / "fixed.nii", case.fixed, self.dimension)
             write_image(folder / "moving.nii", case.moving, self.dimension)
-            images = ["-ref", folder / "fixed.nii", "-flo", folder / "moving.nii"]
+            images: list[str | Path] = ["-ref", folder / "fixed.nii", "-flo", folder / "moving.nii"]
             masks: list[str | Path] = []
             for flag, mask in (("-rmask", case.fixed_mask), ("-fmask", case.moving_mask)):
                 usable = usable_mask(mask, use_masks)
                 if usable is not None:
                     write_image(folder / f"{flag}.nii", usable, self.dimension)
                     masks += [flag, folder / f"{flag}.nii"]
-            common = [*images, *masks, "-omp", str(self.context.threads), "-voff"]
+            common: list[str | Path] = [*images, *masks, "-omp", str(self.context.threads), "-voff"]
             initial: list[str | Path] = []
             if options.affine:
-                output = ["-aff", folder / "affine.txt", "-res", folder / "affine.nii"]
+                output: list[str | Path] = ["-aff", folder / "affine.txt", "-res", folder / "affine.nii"]
                 try:
                     run([tools["reg_aladin"], *common, *output])
                     initial = ["-aff", folder / "affine.txt"]

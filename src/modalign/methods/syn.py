@@ -92,7 +92,11 @@ class SyN(Method):
             "FIXED_MASK": usable_mask(case.fixed_mask, settings.use_masks),
             "MOVING_MASK": usable_mask(case.moving_mask, settings.use_masks),
         }
-        images = {name: to_ants(v, self.dimension, threads) for name, v in volumes.items() if v is not None}
+        images = {
+            name: to_ants(volume, self.dimension, threads, is_mask=name.endswith("MASK"))
+            for name, volume in volumes.items()
+            if volume is not None
+        }
         stages = self._stages(settings, set(images), shortest=min(case.fixed.shape[: self.dimension]))
         seed = derive_seed(self.context.seed, case.dataset, case.id, "syn")
         field, _ = ants_registration(images, stages, case.grid, seed, threads)
@@ -105,11 +109,11 @@ class SyN(Method):
         return _Settings(**{**vars(PRESETS[self.options.preset]), **given})
 
     def _stages(self, settings: _Settings, images: set[str], shortest: int) -> list[str]:
-        """The arguments of antsRegistration, with shrink factors that leave 8 (2D: 16) voxels on the shortest axis."""
+        """The arguments of antsRegistration, with shrink factors that leave 8 (2D: 32) voxels on the shortest axis."""
         masks = "[" + ",".join(m if m in images else "NA" for m in ("FIXED_MASK", "MOVING_MASK")) + "]"
         metric = f"Mattes[FIXED,MOVING,1,{self.options.bins}"
         # A quarter of fewer samples than that, inside a mask, can leave the linear transforms undetermined.
-        limit = max(1, shortest // (8 if self.dimension == 3 else 16))
+        limit = max(1, shortest // (8 if self.dimension == 3 else 32))
 
         def levels(shrink: tuple[int, ...], sigmas: tuple[int, ...]) -> list[str]:
             factors = "x".join(str(min(s, limit)) for s in shrink)

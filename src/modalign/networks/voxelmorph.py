@@ -73,6 +73,10 @@ class UNet(nn.Module):
             self.decoder.append(conv(channels, width, 3, padding=1))
             channels = width + skips.pop() if level < self.upsamplings else width
         self.channels = channels
+        # PyTorch's default shrinks features from layer to layer, so that the coarse levels would take long to wake up.
+        for layer in [*self.encoder, *self.decoder]:
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, `channels`, *S) of an input whose sizes are multiples of ``2 ** halvings``; `half` halves S."""
@@ -109,7 +113,9 @@ class VoxelMorph(nn.Module):
     ):
         super().__init__()
         if architecture.half and (int_downsize != 2 or int_steps == 0):
-            raise ValueError("a network without its last upsampling gives velocities: int_downsize 2, int_steps above 0")
+            raise ValueError(
+                "a network without its last upsampling gives velocities: int_downsize 2, int_steps above 0"
+            )
         self.int_steps, self.int_downsize, self.half = int_steps, int_downsize, architecture.half
         self.unet = UNet(dimension, 2, architecture)
         self.flow = (nn.Conv2d, nn.Conv3d)[dimension - 2](self.unet.channels, dimension, 3, padding=1)

@@ -50,7 +50,7 @@ def write_synthrad_pelvis(folder: Path, patient: int, size: Size, seed: int) -> 
     mr = mr_scan(
         pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(35, 60)), bias=0.12 * tesla / 1.5
     )
-    ct = ct_scan(pair, pair.moving, noise, noise_hu=(9, 14))
+    ct = ct_scan(pair, pair.moving, noise, noise_hu=(11, 18))
 
     target = folder / "Task1" / "pelvis" / case
     write_volume(target / "mr.nii.gz", Volume(mr, grid.affine))
@@ -100,11 +100,11 @@ def write_goldatlas(folder: Path, patient: int, size: Size, seed: int) -> None:
     tesla = 1.5 if patient % 3 == 1 else 3.0
     t2w = signal_table("spin_echo", tr_ms=6000, te_ms=96, tesla=tesla)
     t1w = signal_table("spin_echo", tr_ms=600, te_ms=12, tesla=tesla)
-    ct = ct_scan(pair, pair.moving, noise, noise_hu=(9, 14))
+    ct = ct_scan(pair, pair.moving, noise, noise_hu=(11, 18))
     target = folder / case
     for name, values in (("mr_T1", t1w), ("mr_T2", t2w)):
-        image = mr_scan(pair.signal(pair.fixed, values), mr_grid, noise, snr=float(noise.uniform(30, 50)), bias=0.15)
-        write_volume(target / f"{name}.nii.gz", Volume(image, mr_grid.affine))
+        scan = mr_scan(pair.signal(pair.fixed, values), mr_grid, noise, snr=float(noise.uniform(30, 50)), bias=0.15)
+        write_volume(target / f"{name}.nii.gz", Volume(scan, mr_grid.affine))
     write_volume(target / "ct.nii.gz", Volume(ct, ct_grid.affine))
 
     numbers = {name: value for value, name in _GOLDATLAS_LABELS.items()}
@@ -168,7 +168,7 @@ def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -
     values = signal_table("spoiled_gradient_echo", tr_ms=110, te_ms=4.6, flip_deg=70)
     images = {
         "0000": mr_scan(pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(30, 50)), bias=0.2),
-        "0001": ct_scan(pair, pair.moving, noise, noise_hu=(9, 14)),
+        "0001": ct_scan(pair, pair.moving, noise, noise_hu=(11, 18)),
     }
     chosen = abdomen_label_of(body.anatomy)
     labels = {"0000": pair.fixed.labels(chosen), "0001": pair.moving.labels(chosen)}

@@ -19,6 +19,10 @@ _CT_BLUR_MM = np.array([1.1, 1.1, 0.8])
 """Standard deviation of the blur of a soft-tissue kernel and of resampling to the archive's grid."""
 
 
+_STREAKS_LEFT = 0.35
+"""The share of metal streaks that a scanner's artefact reduction leaves."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pair:
     """One body scanned twice: the fixed scan as it lies, the moving scan after `motion`."""
@@ -88,7 +92,8 @@ def ct_scan(pair: Pair, raster: Raster, rng: np.random.Generator, noise_hu: tupl
     """
     metal = raster.fraction("metal") > 0.5 if "metal" in raster.anatomy.tissues else None
     hu = pair.hounsfield(raster)
-    clean = acquire_ct(hu, rng, noise_hu=0.0, metal=metal, spacing_mm=float(raster.grid.spacing[0]))
+    streaked = acquire_ct(hu, rng, noise_hu=0.0, metal=metal, spacing_mm=float(raster.grid.spacing[0]))
+    clean = hu + _STREAKS_LEFT * (streaked - hu)
     depth = _blurred((hu > -600).astype(np.float32), 11.0, raster.grid)
     noise = correlated_noise(hu.shape, rng, float(rng.uniform(*noise_hu)), correlation_voxels=0.7)
     return np.rint(clean + noise * (0.25 + 0.75 * depth)).clip(-1024, 3071).astype(np.int16)

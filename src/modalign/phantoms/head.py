@@ -34,6 +34,8 @@ OARS = {1: "parotid_l", 2: "parotid_r", 3: "mandible", 4: "spinal_cord", 5: "bra
 _PARTS = {
     "brain": (
         *("white_matter", "grey_matter", "corpus_callosum", "callosal_white_matter", "hippocampus"),
+        # As in the masks that skull stripping makes, the CSF between the gyri counts as brain.
+        *("sulci", "septum"),
         *("caudate", "putamen", "pallidum", "thalamus", "pineal", "choroid_plexus"),
         *("brainstem", "cerebellum", "cerebellum_white_matter", "cerebellar_peduncle"),
     ),

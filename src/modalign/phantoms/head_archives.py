@@ -146,7 +146,7 @@ def write_cermep(folder: Path, patient: int, size: Size, seed: int) -> None:
     middle = tuple(np.add((0, -8, -20), rng.normal(0, 4, 3)))
     ct_grid = covering(scaled_size(size, (160, 192, 192), (256, 256, 148)), (300.0, 300.0, 222.0), middle)
     subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
-    motion = head_motion(rng, rotation_deg=3.0, translation_mm=4.0, flexion_deg=5.0, distortion_mm=0.5)
+    motion = head_motion(rng, rotation_deg=2.5, translation_mm=3.5, flexion_deg=4.0, distortion_mm=0.5)
     fixed, moving = subject.scan(grid), subject.scan(ct_grid, motion)
 
     noise = generator(seed, archive, str(patient), "noise")
@@ -173,7 +173,7 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
     mr_grid = covering(scaled_size(size, (512, 512, 135), (256, 256, 84)), (240.0, 240.0, 252.0), middle)
     subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
     motion = head_motion(
-        rng, rotation_deg=3.5, translation_mm=5.0, flexion_deg=5.0, distortion_mm=0.5, soft_tissue_mm=2.0
+        rng, rotation_deg=2.0, translation_mm=3.6, flexion_deg=4.0, distortion_mm=0.5, soft_tissue_mm=2.0
     )
     mr_raster, ct_raster = subject.scan(mr_grid), subject.scan(grid, motion)
 

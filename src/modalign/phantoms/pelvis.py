@@ -121,12 +121,13 @@ def draw_pelvis(
     scale = rng.normal(1, 0.035) * rng.normal(1, [0.02, 0.035, 0.025])
     fat_mm = float(np.clip(rng.gamma(4.0, 5.0), 8, 38))
     folds, lumps, streaks = (smooth_noise(rng, mm) for mm in (8.0, 25.0, 11.0))
+    sheets = stretched(smooth_noise(rng, 9.0), (2.0, 1.0, 2.0))
     bones = pelvis_bones(detail_mm)
     fibres = stretched(streaks, (1.0, 1.0, 3.0))
     outline = sampled(_outline(fat_mm, male), BODY, 4 * detail_mm)
     fat_share = float(rng.uniform(0.01, 0.05))
     structures = [
-        *_body(outline, fat_mm),
+        *_body(outline, sheets, fat_mm),
         *muscle_structures(fibres, grown(outline, -0.75 * fat_mm), 1.2, fat_share, detail_mm),
         *_wall(detail_mm),
         *vessel_structures(),
@@ -144,7 +145,7 @@ def draw_pelvis(
     return Pelvis(Anatomy(tuple(structures), to_template), bones, organs, scale)
 
 
-def _body(outline: Distance, fat_mm: float) -> list[Structure]:
+def _body(outline: Distance, sheets: Distance, fat_mm: float) -> list[Structure]:
     cleft = sampled(
         plate([(0, -150, 55), (0, -112, 25), (0, -98, -50), (0, -150, -60)], [(0, 1, 2), (0, 2, 3)], [6, 0.5, 0.8, 7]),
         np.array([(-30.0, -165, -80), (30, -80, 80)]),
@@ -155,6 +156,8 @@ def _body(outline: Distance, fat_mm: float) -> list[Structure]:
     return [
         Structure("skin", "skin", lambda p: body(p) < 0, box),
         Structure("fat", "fat", lambda p: body(p) < -2.2, box),
+        # Sheets of connective tissue, half a millimetre thin.
+        Structure("septa", "ligament", lambda p: (np.abs(sheets(p)) < 0.04) & (outline(p) < -4), box),
     ]
 
 

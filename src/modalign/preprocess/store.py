@@ -20,7 +20,8 @@ def write_case(folder: Path, case: Case) -> None:
     """Write a prepared case; parts that it doesn't have but an earlier run left are removed. case.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
-        stale.unlink()
+        if stale.is_file():
+            stale.unlink()
     for part in PARTS:
         value = getattr(case, part)
         if value is None:

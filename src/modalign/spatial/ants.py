@@ -40,15 +40,14 @@ def ants_module(threads: int) -> Any:
     return ants
 
 
-def to_ants(volume: Volume, dimension: int, threads: int = 1) -> Any:
+def to_ants(volume: Volume, dimension: int, threads: int = 1, is_mask: bool = False) -> Any:
     """An ANTs image: in LPS mm (3D), or the slice (X, Y, 1) in a frame of its own with its spacing (2D).
 
-    Masks have to be uint8 and stay so: ANTs takes the address of a mask without asking what it points to. Everything
-    else becomes float32.
+    Images become float32 and masks uint8: antsRegistration is given addresses, and reads these types from there
+    without asking what lies there.
     """
     ants = ants_module(threads)
-    kind = np.uint8 if volume.data.dtype == np.uint8 else np.float32
-    data = np.ascontiguousarray(volume.data, dtype=kind)
+    data = np.ascontiguousarray(volume.data, dtype=np.uint8 if is_mask else np.float32)
     if dimension == 2:
         return ants.from_numpy(data[:, :, 0], spacing=tuple(volume.spacing[:2].tolist()))
     lps = LPS_TO_RAS @ volume.affine
@@ -113,7 +112,7 @@ def _with_addresses(argument: str, images: Mapping[str, Any]) -> str:
 def _read_field(path: str, grid: Grid, dimension: int) -> np.ndarray:
     if dimension == 3:
         return read_itk_field(path, grid)
-    vectors = np.array(nib.load(path).dataobj, dtype=np.float32).reshape(*grid.shape[:2], 2)
+    vectors = np.array(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float32).reshape(*grid.shape[:2], 2)
     field = np.zeros((3, *grid.shape), np.float32)
     field[:2, :, :, 0] = np.moveaxis(vectors / grid.spacing[:2], -1, 0)
     return field

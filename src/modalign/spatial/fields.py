@@ -6,6 +6,7 @@ vectors in LPS millimetres, which antsApplyTransforms, SimpleITK and 3D Slicer r
 """
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -48,7 +49,7 @@ def read_itk_field(path: Path | str, grid: Grid | None = None) -> np.ndarray:
     Raises:
         DataError: the file isn't a displacement field, or doesn't lie on `grid`.
     """
-    image = nib.load(path)
+    image: Any = nib.load(path)
     if len(image.shape) != 5 or image.shape[3:] != (1, 3):
         raise DataError(f"{path} has shape {image.shape}: an ITK displacement field has shape (X, Y, Z, 1, 3)")
     own = Grid(image.shape[:3], image.affine)
@@ -80,7 +81,7 @@ def warp_volume(
     """
     positions = sampling_positions(field, grid, moving.grid)
     data = moving.data if order == 0 else moving.data.astype(np.float32)
-    mode, value = ("nearest", 0.0) if outside == "edge" else ("constant", float(outside))
+    mode, value = ("nearest", 0.0) if outside == "edge" else ("grid-constant", float(outside))
     warped = ndi.map_coordinates(data, positions, order=order, mode=mode, cval=value, output=data.dtype)
     return Volume(warped, grid.affine.copy())
 

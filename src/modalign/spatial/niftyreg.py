@@ -99,7 +99,7 @@ def read_deformation(path: Path, grid: Grid, dimension: int) -> np.ndarray:
     Raises:
         ModalignError: the file doesn't fit the grid.
     """
-    data = np.array(nib.load(path).dataobj, dtype=np.float64)
+    data = np.array(nib.Nifti1Image.from_filename(path).dataobj, dtype=np.float64)
     if data.shape != (*grid.shape, 1, dimension):
         raise ModalignError(f"NiftyReg wrote a deformation of shape {data.shape} for a grid of shape {grid.shape}")
     positions = np.moveaxis(data[:, :, :, 0, :], -1, 0)

@@ -108,10 +108,17 @@ def crop_or_pad(case: Case, context: StepContext, *, size: Size, multiple_of: in
     return _cut_both(case, start, target, context), {"start": start, "shape": target}
 
 
-def labelled_slices(case: Case, context: StepContext, *, margin: int = 0) -> Outcome:
-    """Keep the axial slices from the first to the last one that has a label in the fixed scan (or, without fixed
-    labels, in the moving scan on the same grid), plus `margin` slices. Without labels all slices stay."""
+def labelled_slices(
+    case: Case, context: StepContext, *, margin: int = 0, splits: Sequence[str] = ("validation", "test")
+) -> Outcome:
+    """In cases of the given `splits`, keep the axial slices from the first to the last one that has a label.
+
+    The fixed labels count or, without them, the moving ones on the same grid; `margin` slices are added at both ends.
+    Without labels all slices stay.
+    """
     depth = case.grid.shape[2]
+    if case.split not in splits:
+        return case, {"slices": [0, depth - 1]}
     labels = case.fixed_labels
     if labels is None and case.on_one_grid:
         labels = case.moving_labels

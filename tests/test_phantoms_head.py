@@ -1,0 +1,281 @@
+"""Head phantoms: layouts, truth that is true, and anatomy within what is known of heads."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from modalign.files import read_json, sha256
+from modalign.phantoms.archives import make_archive
+from modalign.phantoms.head import LABELS, OARS, label_of, make_head, make_stripped_brain
+from modalign.phantoms.head_scans import Subject, covering, draw_subject, head_motion, scaled_size, stored_along
+from modalign.phantoms.motion import Motion
+from modalign.phantoms.mr import signal_table
+from modalign.phantoms.render import Raster
+from modalign.spatial.fields import read_itk_field, warp_volume
+from modalign.volumes import Grid, Volume, read_volume
+
+SIZE = (40, 44, 24)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("heads")
+    wanted = {"synthrad2023-task2-brain": 2, "ixi": 1, "brats2019": 3, "cermep": 1, "hanseg": 1}
+    for name, patients in wanted.items():
+        make_archive(name, root / name, size=SIZE, patients=patients, seed=3)
+    return {name: root / name for name in wanted}
+
+
+@pytest.fixture(scope="module")
+def heads() -> list[Raster]:
+    grid = covering((68, 82, 72), (204.0, 246.0, 216.0), (0, -6, -14))
+    rasters = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        rasters.append(draw_subject(make_head(rng, 3.0), rng).scan(grid))
+    return rasters
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "modalign" not in str(p.name)}
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+class TestLayouts:
+    def test_synthrad(self, archives: dict[str, Path]) -> None:
+        folder = archives["synthrad2023-task2-brain"]
+        for case in ("2BA001", "2BB001"):
+            scans = {n: read_volume(folder / "Task2" / "brain" / case / f"{n}.nii.gz") for n in ("cbct", "ct", "mask")}
+            assert scans["cbct"].shape == SIZE
+            assert scans["cbct"].grid.same_as(scans["ct"].grid)
+            assert scans["cbct"].grid.same_as(scans["mask"].grid)
+            assert scans["ct"].data.dtype == np.int16
+            body = scans["ct"].data > -300
+            assert scans["mask"].data[body].mean() > 0.995
+        assert read_json(folder / "modalign-truth" / "labels.json") == {str(k): v for k, v in LABELS.items()}
+
+    def test_ixi_stores_t1_sagittally_and_t2_with_pd(self, archives: dict[str, Path]) -> None:
+        names = sorted(p.name for p in archives["ixi"].glob("*.nii.gz"))
+        assert [n[:12] for n in names] == ["IXI002-Guys-"] * 3
+        assert [n[17:] for n in names] == ["PD.nii.gz", "T1.nii.gz", "T2.nii.gz"]
+        pd, t1, t2 = (read_volume(archives["ixi"] / n) for n in names)
+        assert t1.grid.orientation == "PSR"
+        assert t2.grid.orientation == "RAS"
+        assert pd.grid.same_as(t2.grid)
+        assert not t1.canonical().grid.same_as(t2.grid)
+        assert t1.shape == (44, round(256 * 24 / 130), round(150 * 40 / 256))
+
+    def test_ixi_scans_are_aligned(self, archives: dict[str, Path]) -> None:
+        truth = next((archives["ixi"] / "modalign-truth").glob("IXI*"))
+        t1, t2 = (read_volume(truth / f"{m}_labels.nii.gz") for m in ("t1", "t2"))
+        on_t2 = warp_volume(t1, None, t2.grid, order=0, outside=0)
+        assert dice(on_t2.data == 1, t2.data == 1) > 0.9
+
+    def test_brats_is_stripped_and_aligned_with_tumour_labels(self, archives: dict[str, Path]) -> None:
+        folders = sorted((archives["brats2019"] / "MICCAI_BraTS_2019_Data_Training").glob("*/*"))
+        assert [(f.parent.name, f.name) for f in folders] == [
+            ("HGG", "BraTS19_CBICA_AAA_1"),
+            ("HGG", "BraTS19_TCIA01_2_1"),
+            ("LGG", "BraTS19_TCIA01_3_1"),
+        ]
+        for folder in folders:
+            scans = {n: read_volume(folder / f"{folder.name}_{n}.nii.gz") for n in ("t1", "t1ce", "t2", "flair", "seg")}
+            seg = scans["seg"].data
+            assert set(np.unique(seg)) == ({0, 1, 2, 4} if folder.parent.name == "HGG" else {0, 1, 2})
+            brain = scans["t1"].data > 0
+            assert 0.05 < brain.mean() < 0.4
+            assert not any(scans[n].data[~brain & (scans["t2"].data == 0)].any() for n in ("t1ce", "flair"))
+            healthy = brain & (seg == 0)
+            # Edema is what FLAIR is made to show.
+            assert np.median(scans["flair"].data[seg == 2]) > 1.15 * np.median(scans["flair"].data[healthy])
+            if 4 in seg:
+                gain = [np.median(scans[n].data[seg == 4]) / np.median(scans[n].data[healthy]) for n in ("t1ce", "t1")]
+                assert gain[0] > 1.1 * gain[1]
+
+    def test_cermep_scans_lie_on_grids_of_their_own(self, archives: dict[str, Path]) -> None:
+        base = archives["cermep"] / "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL/sub-0001"
+        t1, ct = read_volume(base / "anat/sub-0001_T1w.nii.gz"), read_volume(base / "ct/sub-0001_ct.nii.gz")
+        assert t1.shape == SIZE
+        assert ct.shape == scaled_size(SIZE, (160, 192, 192), (256, 256, 148))
+        assert ct.data.min() < -950
+        assert np.abs(ct.affine[:3, 3] - t1.affine[:3, 3]).max() > 5
+
+    def test_hanseg_draws_organs_on_the_ct_only(self, archives: dict[str, Path]) -> None:
+        folder = archives["hanseg"] / "HaN-Seg" / "set_1"
+        case = folder / "case_01"
+        organs = {p.name.removeprefix("case_01_OAR_").removesuffix(".seg.nrrd") for p in case.glob("*_OAR_*")}
+        assert organs == {"Parotid_L", "Parotid_R", "Bone_Mandible", "SpinalCord", "Brainstem"}
+        ct, mr = read_volume(case / "case_01_IMG_CT.nrrd"), read_volume(case / "case_01_IMG_MR_T1.nrrd")
+        left, right = (read_volume(case / f"case_01_OAR_Parotid_{side}.seg.nrrd") for side in "LR")
+        assert left.grid.same_as(ct.grid)
+        assert not mr.grid.same_as(ct.grid)
+        middle = [(np.argwhere(v.data > 0) @ v.affine[:3, :3].T + v.affine[:3, 3]).mean(0) for v in (left, right)]
+        assert middle[0][0] < -30 < 30 < middle[1][0]
+        assert (folder / "OAR_data.csv").read_text().startswith("OAR,")
+        assert read_json(archives["hanseg"] / "modalign-truth" / "labels.json") == {str(k): v for k, v in OARS.items()}
+
+
+class TestDeterminism:
+    def test_a_patient_depends_neither_on_the_number_of_patients_nor_on_when(
+        self, archives: dict[str, Path], tmp_path: Path
+    ) -> None:
+        make_archive("synthrad2023-task2-brain", tmp_path, size=SIZE, patients=1, seed=3)
+        names = [n for n in files_of(archives["synthrad2023-task2-brain"]) if "2BA001" in n]
+        assert len(names) == 7
+        for name in names:
+            assert sha256(tmp_path / name) == sha256(archives["synthrad2023-task2-brain"] / name)
+
+    def test_patients_differ(self, archives: dict[str, Path]) -> None:
+        base = archives["synthrad2023-task2-brain"] / "modalign-truth"
+        first, second = (read_volume(base / case / "ct_labels.nii.gz").data == 1 for case in ("2BA001", "2BB001"))
+        assert dice(first, second) < 0.97
+
+
+class TestTruth:
+    @pytest.mark.parametrize(
+        ("archive", "case", "fixed", "moving"),
+        [
+            ("synthrad2023-task2-brain", "2BA001", "cbct", "ct"),
+            ("cermep", "sub-0001", "t1", "ct"),
+            ("hanseg", "case_01", "mr", "ct"),
+            ("hanseg", "case_01", "ct", "mr"),
+        ],
+    )
+    def test_the_stored_field_brings_the_moving_scan_onto_the_fixed_one(
+        self, archives: dict[str, Path], archive: str, case: str, fixed: str, moving: str
+    ) -> None:
+        truth = archives[archive] / "modalign-truth" / case
+        image = read_volume(truth / f"{fixed}-{moving}" / "true_image.nii.gz")
+        labels = {m: read_volume(truth / f"{m}_labels.nii.gz") for m in (fixed, moving)}
+        assert labels[fixed].grid.same_as(image.grid)
+        field = read_itk_field(truth / f"{fixed}-{moving}" / "true_field.nii.gz", image.grid)
+        scan = {
+            "synthrad2023-task2-brain": "Task2/brain/2BA001/ct.nii.gz",
+            "cermep": "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL/sub-0001/ct/sub-0001_ct.nii.gz",
+            "hanseg": f"HaN-Seg/set_1/case_01/case_01_IMG_{'CT' if moving == 'ct' else 'MR_T1'}.nrrd",
+        }[archive]
+        moved = read_volume(archives[archive] / scan)
+        outside = float(moved.data.min())
+        aligned = warp_volume(moved, field, image.grid, outside=outside).data
+        unaligned = warp_volume(moved, None, image.grid, outside=outside).data
+        body = warp_volume(Volume(np.ones(moved.shape), moved.affine), field, image.grid, outside=0).data > 0.9
+        right = np.corrcoef(aligned[body], image.data[body])[0, 1]
+        wrong = np.corrcoef(unaligned[body], image.data[body])[0, 1]
+        assert right > 0.85
+        assert right > wrong
+
+    def test_labels_warped_by_the_true_field_are_the_fixed_labels(self) -> None:
+        rng = np.random.default_rng(5)
+        subject = draw_subject(make_head(rng, 2.5), rng)
+        motion = head_motion(rng, rotation_deg=2.5, translation_mm=4, flexion_deg=4, soft_tissue_mm=2)
+        names = label_of(subject.anatomy, LABELS)
+        whole = covering((60, 80, 60), (150.0, 200.0, 150.0), (0, -18, 15))
+        jaw = covering((80, 64, 40), (110.0, 88.0, 55.0), (0, 30, -86))
+        for grid, parts in ((whole, {1: 0.97}), (jaw, {3: 0.95})):
+            self.check(subject, motion, grid, names, parts)
+
+    def check(
+        self, subject: Subject, motion: Motion, grid: Grid, names: dict[str, int], parts: dict[int, float]
+    ) -> None:
+        # A margin, so that nothing moves out of the picture.
+        margin = [int(20 // s) for s in grid.spacing]
+        origin = grid.affine.copy()
+        origin[:3, 3] -= np.multiply(margin, grid.spacing)
+        wider = Grid(tuple(n + 2 * m for n, m in zip(grid.shape, margin, strict=True)), origin)
+        fixed, moving = subject.scan(grid).labels(names), subject.scan(wider, motion).labels(names)
+        field = motion.true_field(grid)
+        for value, least in parts.items():
+            soft = Volume((moving == value).astype(np.float32), wider.affine)
+            found = dice(warp_volume(soft, field, grid, outside=0).data > 0.5, fixed == value)
+            before = dice(warp_volume(soft, None, grid, outside=0).data > 0.5, fixed == value)
+            assert found > least, LABELS[value]
+            assert before < found - 0.05, LABELS[value]
+
+
+class TestMotion:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_forward_undoes_inverse(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        motion = head_motion(rng, rotation_deg=3, translation_mm=4, flexion_deg=4, soft_tissue_mm=2)
+        points = rng.uniform([-80, -110, -140], [80, 90, 85], (4000, 3)).T
+        assert np.abs(motion.forward(motion.inverse(points)) - points).max() < 0.1
+
+    def test_the_brain_moves_rigidly_and_the_neck_does_not(self, rng: np.random.Generator) -> None:
+        motion = head_motion(rng, rotation_deg=3, translation_mm=4, flexion_deg=4, distortion_mm=0.3, soft_tissue_mm=2)
+
+        def not_rigid(low: list[float], high: list[float]) -> float:
+            a = rng.uniform(low, high, (500, 3))
+            b = motion.forward(a.T).T
+            p, q = a - a.mean(0), b - b.mean(0)
+            u, _, vt = np.linalg.svd(p.T @ q)
+            turn = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+            return float(np.linalg.norm(p @ turn - q, axis=1).mean())
+
+        assert not_rigid([-60, -90, 0], [60, 60, 70]) < 0.6
+        assert not_rigid([-60, -70, -140], [60, 60, -60]) > 1.0
+
+
+class TestAnatomy:
+    def test_volumes_are_those_of_adults(self, heads: list[Raster]) -> None:
+        for head in heads:
+            labels = head.labels(label_of(head.anatomy, LABELS))
+            millilitre = np.bincount(labels.ravel(), minlength=9) * float(np.prod(head.grid.spacing)) / 1000
+            assert 950 < millilitre[1] < 1650, "brain"
+            assert 10 < millilitre[4] < 70, "ventricles"
+            assert 11 < millilitre[5] < 20, "eyes"
+            assert 350 < millilitre[2] < 1100, "skull"
+            grey, white = (head.labels({name: 1}).sum() for name in ("grey_matter", "white_matter"))
+            assert 0.8 < grey / white < 2.2
+
+    def test_subjects_differ(self, heads: list[Raster]) -> None:
+        brains = [h.labels(label_of(h.anatomy, LABELS)) == 1 for h in heads]
+        assert dice(*brains) < 0.97
+
+    def test_the_skull_closes_around_the_brain(self, heads: list[Raster]) -> None:
+        from scipy import ndimage as ndi
+
+        for head in heads:
+            labels = head.labels(label_of(head.anatomy, LABELS))
+            upper = head.grid.affine[2, 3] + np.arange(head.grid.shape[2]) * head.grid.spacing[2] > 0
+            near = ndi.binary_dilation(labels == 1, iterations=1)
+            air = head.centres == 0
+            assert not (near & air)[:, :, upper].any()
+
+    def test_left_is_left(self, heads: list[Raster]) -> None:
+        labels = heads[0].labels(label_of(heads[0].anatomy, LABELS))
+        x = heads[0].grid.affine[0, 3] + heads[0].grid.spacing[0] * np.arange(labels.shape[0])
+        assert x[np.nonzero(labels == 6)[0]].max() < -30
+        assert x[np.nonzero(labels == 7)[0]].min() > 30
+
+    def test_cortex_lies_between_csf_and_white_matter(self) -> None:
+        brain = make_stripped_brain(np.random.default_rng(1), high_grade=False, voxel_mm=1.5)
+        grid = covering((100, 100, 1), (150.0, 150.0, 1.5), (0, -18, 40))
+        t1 = signal_table("mprage", ti_ms=900, tr_ms=2300, te_ms=3, flip_deg=9)
+        from modalign.phantoms.render import render_labels
+
+        labels = render_labels(brain, grid, {"csf": 1, "sulci": 1, "grey_matter": 2, "white_matter": 3})[:, :, 0]
+        touching = np.zeros((4, 4), int)
+        for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+            np.add.at(touching, (a.ravel(), b.ravel()), 1)
+            np.add.at(touching, (b.ravel(), a.ravel()), 1)
+        assert touching[1, 3] < 0.1 * touching[1, 2]
+        assert t1["white_matter"] > t1["grey_matter"]
+
+    def test_tabulated_and_direct_anatomy_agree(self) -> None:
+        points = np.random.default_rng(0).uniform([-60, -95, -45], [60, 60, 75], (20000, 3)).T.astype(np.float32)
+        fine, direct = (make_head(np.random.default_rng(2), voxel_mm=v) for v in (1.0, 3.0))
+        assert fine.names == direct.names
+        assert (fine.at(points) == direct.at(points)).mean() > 0.9
+
+
+def test_stored_along_moves_no_voxel(rng: np.random.Generator) -> None:
+    volume = Volume(rng.normal(size=(4, 5, 6)), covering((4, 5, 6), (8.0, 10, 12), (1, 2, 3)).affine)
+    turned = stored_along(volume, "PSR")
+    assert "".join(nib.aff2axcodes(turned.affine)) == "PSR"
+    assert np.array_equal(turned.canonical().data, volume.data)
+    assert np.allclose(turned.canonical().affine, volume.affine)
