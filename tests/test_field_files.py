@@ -65,8 +65,8 @@ def own_output(name, monkeypatch, tmp_path):
 
     original_run = niftyreg.run
 
-    def run(arguments):
-        original_run(arguments)
+    def run(arguments, threads=1):
+        original_run(arguments, threads)
         if "-cpp" in arguments:
             shutil.copy(arguments[arguments.index("-res") + 1], tmp_path / "own.nii")
 

@@ -265,8 +265,9 @@ def test_images_that_cannot_be_registered_are_refused(name, options):
     empty = replace(case, moving=case.moving.like(np.full_like(case.moving.data, np.nan)))
     with pytest.raises(DataError, match="8192 of 8192 voxels"):
         method.align(empty)
-    with pytest.raises(DataError, match=r"64 x 64 x 2 voxels.*slice by slice"):
-        make(name, options, 3).align(case)
+    if name != "intensity_map":
+        with pytest.raises(DataError, match=r"64 x 64 x 2 voxels.*slice by slice"):
+            make(name, options, 3).align(case)
 
 
 @pytest.mark.parametrize(("name", "options"), REGISTRATIONS)

@@ -75,7 +75,10 @@ def _set(*path):
     ("change", "message"),
     [
         (_set("papers", ["rgb"]), r"no paper 'rgb' to regenerate; the papers are: rbg, registformer, locor, imse, cao"),
-        (_set("methods", "syn-rbg", {"method": "sin"}), r"methods: syn-rbg: there is no method 'sin'; the methods are: .*syn"),
+        (
+            _set("methods", "syn-rbg", {"method": "sin"}),
+            r"methods: syn-rbg: there is no method 'sin'; the methods are: .*syn",
+        ),
         (
             _set("methods", "syn-rbg", {"method": "syn", "options": {"presett": "rbg"}}),
             r"methods: syn-rbg: method syn has no option 'presett'; its options are: .*preset",

@@ -51,8 +51,8 @@ def supervised(work: Callable[[], Any], minutes: float | None = None) -> Outcome
     previous = _pass_on_signals(child)
     try:
         message = _receive(receiver, minutes)
-        if message is None:
-            os.killpg(child.ident or 0, signal.SIGKILL)
+        if message is None and child.pid is not None:
+            os.killpg(child.pid, signal.SIGKILL)
         child.join()
     finally:
         for number, handler in previous.items():

@@ -30,7 +30,8 @@ def register_by(case: Case, dimension: int, register: Register) -> Alignment:
         DataError: an image has values that aren't finite, no contrast at all, or is too small.
         ModalignError: the tool returned a field that isn't finite.
     """
-    check_images(case, dimension)
+    check_images(case)
+    _check_size(case, dimension)
     notes: dict[str, Any] = {}
     if dimension == 3:
         field, notes = register(case)
@@ -53,14 +54,14 @@ def register_by(case: Case, dimension: int, register: Register) -> Alignment:
 
 
 def _summary(notes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means of the numbers (a truth value counts as 0 or 1) over slices, and what is the same for all slices."""
+    """What is the same for all slices, and means of the numbers that aren't (a truth value counts as 0 or 1)."""
     summary: dict[str, Any] = {}
     for key in notes[0] if notes else ():
         values = [n[key] for n in notes]
-        if all(isinstance(v, int | float) for v in values):
-            summary[key] = float(np.mean(values))
-        elif all(v == values[0] for v in values):
+        if all(v == values[0] for v in values):
             summary[key] = values[0]
+        elif all(isinstance(v, int | float) for v in values):
+            summary[key] = float(np.mean(values))
     return summary
 
 
@@ -70,12 +71,11 @@ def by_field(case: Case, field: np.ndarray, notes: dict[str, Any] | None = None)
     return Alignment(warp_volume(case.moving, field, case.grid), field, notes or {})
 
 
-def check_images(case: Case, dimension: int) -> None:
-    """Refuse images that no registration can work on.
+def check_images(case: Case) -> None:
+    """Refuse images that no method can work on.
 
     Raises:
-        DataError: values that aren't finite, an image without contrast, fewer voxels along an axis than
-            :data:`SMALLEST_AXIS`.
+        DataError: values that aren't finite, or an image without contrast.
     """
     for role, volume in (("fixed", case.fixed), ("moving", case.moving)):
         bad = int((~np.isfinite(volume.data)).sum()) if volume.data.dtype.kind == "f" else 0
@@ -85,6 +85,10 @@ def check_images(case: Case, dimension: int) -> None:
         if _is_flat(volume.data):
             message = f"case {case.id}: every voxel of the {role} image is {volume.data.flat[0]}: nothing to register"
             raise DataError(message)
+
+
+def _check_size(case: Case, dimension: int) -> None:
+    for role, volume in (("fixed", case.fixed), ("moving", case.moving)):
         if min(volume.shape[:dimension]) < SMALLEST_AXIS:
             advice = "; register slice by slice (dimension 2)" if dimension == 3 else ""
             message = (

@@ -38,7 +38,7 @@ class IntensityMap(Method):
 
     def align(self, case: Case) -> Alignment:
         """Translate the fixed image to the contrast of the moving image; there is no field."""
-        check_images(case, self.dimension)
+        check_images(case)
         if self.dimension == 2:
             return align_slices(case, self._translate)
         return self._translate(case)

@@ -67,7 +67,7 @@ class NiftyReg(Method):
         return register_by(case, self.dimension, self._register)
 
     def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
-        options = self.options
+        options, threads = self.options, self.context.threads
         weights = PRESETS[options.preset, options.similarity]
         be = weights.bending_energy if options.bending_energy is None else options.bending_energy
         le = weights.linear_energy if options.linear_energy is None else options.linear_energy
@@ -92,26 +92,26 @@ class NiftyReg(Method):
                 if usable is not None:
                     write_image(folder / f"{flag}.nii", usable, self.dimension)
                     masks += [flag, folder / f"{flag}.nii"]
-            common: list[str | Path] = [*images, *masks, "-omp", str(self.context.threads), "-voff"]
+            common: list[str | Path] = [*images, *masks, "-omp", str(threads), "-voff"]
             initial: list[str | Path] = []
             if options.affine:
                 output: list[str | Path] = ["-aff", folder / "affine.txt", "-res", folder / "affine.nii"]
                 try:
-                    run([tools["reg_aladin"], *common, *output])
+                    run([tools["reg_aladin"], *common, *output], threads)
                     initial = ["-aff", folder / "affine.txt"]
                 except ModalignError as error:
                     # Slices with a corner of the body have too few structured blocks to match.
                     if "Not enough correspond" not in str(error):
                         raise
             grid, positions = folder / "grid.nii", folder / "positions.nii"
-            run([tools["reg_f3d"], *common, *initial, *freeform, "-cpp", grid, "-res", folder / "warped.nii"])
-            run([tools["reg_transform"], "-ref", folder / "fixed.nii", "-def", grid, positions])
+            run([tools["reg_f3d"], *common, *initial, *freeform, "-cpp", grid, "-res", folder / "warped.nii"], threads)
+            run([tools["reg_transform"], "-ref", folder / "fixed.nii", "-def", grid, positions], threads)
             field = read_deformation(positions, case.grid, self.dimension)
         notes = {
             "tool": "NiftyReg",
             "arguments": " ".join(freeform),
             "started_from_affine": bool(initial),
             "masks": bool(masks),
-            "threads": self.context.threads,
+            "threads": threads,
         }
         return field, notes

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 100, "batch": 10, "learning_rate": 1e-4, "schedule": "multistep"},
-    "small": {"steps": 200, "batch": 8, "learning_rate": 2e-3, "schedule": "linear"},
+    "small": {"steps": 250, "batch": 6, "learning_rate": 2e-3, "schedule": "linear", "deform_voxels": 2.0},
     "imse2d": {"epochs": 100, "batch": 8, "learning_rate": 1e-4, "int_steps": 0},
     "imse3d": {"epochs": 600, "batch": 1, "learning_rate": 1e-4, "int_steps": 0},
     "imse3d-pure": {"epochs": 200, "batch": 2, "learning_rate": 1e-4, "int_steps": 0},
@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings that come with a network's size, each overridden by the option of its name. `paper` is the training of RbG;
 `imse*` that of IMSE; `small` is for demonstrations and tests."""
 
-SMOOTHNESS = {"mse": 0.01, "ncc": 1.0, "mi": 1.0, "mind": 0.5}
+SMOOTHNESS = {"mse": 0.01, "ncc": 1.0, "mi": 2.0, "mind": 0.5}
 
 
 class VoxelMorph(Method):
@@ -58,8 +58,8 @@ class VoxelMorph(Method):
         smoothness_weight: float | None = Field(
             None,
             ge=0,
-            description="weight of the mean squared gradient, averaged over axes; null = 0.01 (mse), 1 (ncc), 0.1 (mi, "
-            "mind). RbG sums over axes, so its 0.5 is 1.0 here in 2D",
+            description="weight of the mean squared gradient, averaged over axes; null = 0.01 (mse), 1 (ncc), 2 (mi), "
+            "0.5 (mind). RbG sums over axes, so its 0.5 is 1.0 here in 2D",
         )
         regularise: Literal["velocity", "displacement"] = Field(
             "velocity", description="smooth the velocity before integration (VoxelMorph), or the displacement (RbG)"
@@ -91,11 +91,13 @@ class VoxelMorph(Method):
                 raise ValueError(
                     "similarity mse compares intensities of one contrast: add translator: true, or use mind"
                 )
+            if self.preset == "small" and (self.int_steps == 0 or self.int_downsize != 2):
+                raise ValueError("preset small needs integration at half resolution: int_steps above 0, int_downsize 2")
             if self.window % 2 == 0:
                 raise ValueError(f"window has to be odd, not {self.window}")
             return self
 
-    options: Options  # type: ignore[assignment]
+    options: Options
 
     def __init__(self, options: Any = None, dimension: int = 3, context: Context | None = None):
         super().__init__(options, dimension, context)

@@ -116,7 +116,7 @@ class VoxelMorph(nn.Module):
             raise ValueError(
                 "a network without its last upsampling gives velocities: int_downsize 2, int_steps above 0"
             )
-        self.int_steps, self.int_downsize, self.half = int_steps, int_downsize, architecture.half
+        self.int_steps, self.int_downsize, self.half_resolution = int_steps, int_downsize, architecture.half
         self.unet = UNet(dimension, 2, architecture)
         self.flow = (nn.Conv2d, nn.Conv3d)[dimension - 2](self.unet.channels, dimension, 3, padding=1)
         # Training has to start at the identity.
@@ -144,7 +144,7 @@ class VoxelMorph(nn.Module):
         if self.int_steps == 0:
             field = _crop(velocity, shape)
             return field, field
-        if not self.half:
+        if not self.half_resolution:
             velocity = resize_field(velocity, [max(n // self.int_downsize, 2) for n in full])
         field = resize_field(integrate(velocity, self.int_steps), full)
         return _crop(field, shape), velocity

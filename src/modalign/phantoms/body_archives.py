@@ -11,10 +11,11 @@ from modalign.phantoms.abdomen import label_of as abdomen_label_of
 from modalign.phantoms.archives import write_truth
 from modalign.phantoms.body_scans import covering, ct_scan, mr_scan, scan_twice, scanner_units
 from modalign.phantoms.motion import Motion, random_motion
-from modalign.phantoms.mr import signal_table
+from modalign.phantoms.mr import signal_table, spoiled_gradient_echo
 from modalign.phantoms.pelvis import LABELS as PELVIS_LABELS
 from modalign.phantoms.pelvis import Pelvis, draw_pelvis
 from modalign.phantoms.pelvis import label_of as pelvis_label_of
+from modalign.phantoms.tissues import TISSUES
 from modalign.seeds import generator
 from modalign.volumes import Grid, Volume, write_volume
 
@@ -46,6 +47,9 @@ def write_synthrad_pelvis(folder: Path, patient: int, size: Size, seed: int) -> 
 
     tesla, tr_ms, te_ms, flip_deg = (1.5, 7.4, 2.3, 14) if centre == "A" else (3.0, 5.6, 2.4, 12)
     values = signal_table("spoiled_gradient_echo", tr_ms=tr_ms, te_ms=te_ms, flip_deg=flip_deg, tesla=tesla)
+    # Blood flows in fully relaxed, which makes it the brightest tissue; a fifth is lost to flow.
+    fresh = spoiled_gradient_echo(TISSUES["blood"], tr_ms=60_000, te_ms=te_ms, flip_deg=flip_deg, tesla=tesla)
+    values["blood"] = 0.8 * fresh
     noise = generator(seed, archive, str(patient), "noise")
     mr = mr_scan(
         pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(35, 60)), bias=0.12 * tesla / 1.5
@@ -206,7 +210,7 @@ def _pelvis_motion(
 ) -> Motion:
     return random_motion(
         rng,
-        np.array([(-240.0, -180, -140), (240, 180, 165)]),
+        np.array([(-210.0, -160, -125), (210, 160, 150)]),
         rotation_deg=1.3,
         translation_mm=2.5,
         deformation_mm=deformation_mm,

@@ -19,6 +19,8 @@ _CT_BLUR_MM = np.array([1.1, 1.1, 0.8])
 """Standard deviation of the blur of a soft-tissue kernel and of resampling to the archive's grid."""
 
 
+_MR_BLUR_MM = np.array([0.9, 0.9, 0.0])
+"""Standard deviation of the blur of a finite k-space, filtered and interpolated."""
 _STREAKS_LEFT = 0.35
 """The share of metal streaks that a scanner's artefact reduction leaves."""
 
@@ -33,14 +35,14 @@ class Pair:
     texture: Texture
 
     def signal(self, raster: Raster, values: Mapping[str, float]) -> np.ndarray:
-        """The noise-free MR signal (X, Y, Z), with texture, of one of the two scans; metal leaves a void."""
+        """The noise-free MR signal (X, Y, Z), with texture and blur, of one of the two scans; metal leaves a void."""
         amplitude = {name: 0.6 * values[name] * tissue.texture for name, tissue in TISSUES.items()}
         image = raster.image(values, Texture(self.texture.noise, amplitude)).clip(min=0)
         if "metal" in raster.anatomy.tissues:
             # The field is distorted beyond the metal itself.
             void = ndi.gaussian_filter(raster.fraction("metal"), 7.0 / raster.grid.spacing)
             image *= np.exp(-8 * void)
-        return image
+        return ndi.gaussian_filter(image, _MR_BLUR_MM / raster.grid.spacing)
 
     def hounsfield(self, raster: Raster) -> np.ndarray:
         """The noise-free CT numbers (X, Y, Z), HU, with texture and the scanner's blur, of one of the two scans."""

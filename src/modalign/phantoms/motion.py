@@ -127,7 +127,7 @@ class Motion:
             updated = -self._look_up(self.displacement, nodes + found)
             change = float(np.abs(updated - found).max())
             found = updated
-            if change < 0.01:
+            if change < 0.2:
                 break
         return found
 

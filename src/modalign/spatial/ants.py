@@ -22,6 +22,7 @@ from modalign.volumes import LPS_TO_RAS, Grid, Volume
 
 _log = logging.getLogger(__name__)
 _THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+_running: dict[str, int] = {}
 
 
 def ants_module(threads: int) -> Any:
@@ -29,12 +30,11 @@ def ants_module(threads: int) -> Any:
 
     ITK reads the number once, when its first filter runs; later calls can't change it, and say so in the log.
     """
-    loaded = getattr(ants_module, "threads", None)
-    if loaded is None:
+    running = _running.setdefault("threads", threads)
+    if running == threads:
         os.environ[_THREADS] = str(threads)
-        ants_module.threads = loaded = threads  # type: ignore[attr-defined]
-    if loaded != threads:
-        _log.warning("ANTs already runs with %d thread(s) in this process, and can't change to %d", loaded, threads)
+    else:
+        _log.warning("ANTs already runs with %d thread(s) in this process, and can't change to %d", running, threads)
     import ants
 
     return ants

@@ -51,15 +51,15 @@ def _bundled_folder() -> Path | None:
     return Path(spec.submodule_search_locations[0], "core", "bin", "nifty_reg", _FOLDERS[sys.platform])
 
 
-def run(arguments: Sequence[str | Path]) -> None:
-    """Run one of the executables.
+def run(arguments: Sequence[str | Path], threads: int = 1) -> None:
+    """Run one of the executables with `threads` threads.
 
     Raises:
         ModalignError: it ended with an error; the message holds the command and the end of what it said.
     """
     command = [str(a) for a in arguments]
-    # The number of threads is an argument of each tool; an inherited variable must not contradict it.
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    # reg_transform has no option for it; the others do, and are given the same number there.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environment)
     # Some failures of these tools are only said, and end with status 0.
     if done.returncode != 0 or "[NiftyReg ERROR]" in done.stdout + done.stderr:

@@ -177,8 +177,9 @@ def align_by_network(
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], **about: Any) -> None:
     """Write weights and what is needed to use them, loadable with ``torch.load(path, weights_only=True)``."""
-    with replacing(path) as temporary:
-        torch.save({"weights": dict(weights), **about}, temporary)
+    # Given a path, torch.save would put the temporary file's random name into the bytes.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"weights": dict(weights), **about}, file)
 
 
 def load_weights(path: Path) -> dict[str, Any]:
