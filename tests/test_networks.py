@@ -34,7 +34,7 @@ def test_any_size_starts_near_the_identity_and_reaches_every_weight(name, dimens
     moving, fixed = torch.rand(2, 2, 1, *shape)
     field, _ = network(moving, fixed)
     assert field.shape == (2, dimension, *shape)
-    assert field.abs().max() < 1e-3
+    assert field.abs().max() < 1e-2
     torch.nn.init.normal_(network.flow.weight, std=0.1)
     field, _ = network(moving, fixed)
     field.square().sum().backward()

@@ -24,6 +24,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Settings that come with a network's size, each overridden by the option of its name. `paper` is the training of RbG;
 `imse*` that of IMSE; `small` is for demonstrations and tests."""
+PRESETS_3D: dict[str, dict[str, Any]] = {"paper": {"batch": 1}, "small": {"batch": 1, "radius": 1}}
+"""What differs for volumes, of which one fills a step."""
 
 SMOOTHNESS = {"mse": 0.01, "ncc": 1.0, "mi": 2.0, "mind": 0.5}
 
@@ -100,6 +102,8 @@ class VoxelMorph(Method):
     options: Options
 
     def __init__(self, options: Any = None, dimension: int = 3, context: Context | None = None):
+        if dimension == 3:
+            options = {**PRESETS_3D.get((options or {}).get("preset", "paper"), {}), **(options or {})}
         super().__init__(options, dimension, context)
         named = "translator" in self.context.needs
         if context is not None and named != self.options.translator:

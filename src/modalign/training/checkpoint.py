@@ -22,8 +22,8 @@ def fingerprint(options: Mapping[str, Any], data: str, code: str, seed: int) -> 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint at once or not at all."""
-    with replacing(path) as temporary:
-        torch.save(dict(content), temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)
 
 
 def load(path: Path, expected_fingerprint: str) -> dict[str, Any] | None:
