@@ -15,7 +15,7 @@ rule make_phantom:
         folder=subpath(output[0], parent=True),
         patients=lambda wildcards: PLAN.phantom(wildcards.archive)["patients"],
         size=lambda wildcards: " ".join(
-            map(str, phantom_setting(wildcards.archive, "size"))
+            map(str, PLAN.phantom(wildcards.archive)["size"])
         ),
         seed=config["seed"],
         code=code_digest("modalign.phantoms.*"),

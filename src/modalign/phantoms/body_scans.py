@@ -89,15 +89,17 @@ def scanner_units(signal: np.ndarray) -> np.ndarray:
 def ct_scan(pair: Pair, raster: Raster, rng: np.random.Generator, noise_hu: tuple[float, float]) -> np.ndarray:
     """A CT image (X, Y, Z), int16 HU, with streaks where there is metal.
 
-    The standard deviation of the noise in the middle of the body is drawn from the range `noise_hu`. Rays through air
-    keep their photons, so there is a quarter of the noise outside.
+    The standard deviation of the noise in the middle of the body is drawn from the range `noise_hu`, for voxels up to
+    1.5 mm. Rays through air keep their photons, so there is a quarter of the noise outside.
     """
     metal = raster.fraction("metal") > 0.5 if "metal" in raster.anatomy.tissues else None
     hu = pair.hounsfield(raster)
     streaked = acquire_ct(hu, rng, noise_hu=0.0, metal=metal, spacing_mm=float(raster.grid.spacing[0]))
     clean = hu + _STREAKS_LEFT * (streaked - hu)
     depth = _blurred((hu > -600).astype(np.float32), 11.0, raster.grid)
-    noise = correlated_noise(hu.shape, rng, float(rng.uniform(*noise_hu)), correlation_voxels=0.7)
+    # Wide voxels average their noise.
+    sd = float(rng.uniform(*noise_hu)) * min(1.0, 1.5 / float(raster.grid.spacing[0]))
+    noise = correlated_noise(hu.shape, rng, sd, correlation_voxels=0.7)
     return np.rint(clean + noise * (0.25 + 0.75 * depth)).clip(-1024, 3071).astype(np.int16)
 
 

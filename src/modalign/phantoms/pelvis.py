@@ -11,6 +11,8 @@ from modalign.phantoms.pelvis_bones import PelvisBones, bone_structures, pelvis_
 from modalign.phantoms.pelvis_muscles import BODY, muscle_structures, vessel_structures
 from modalign.phantoms.pelvis_organs import (
     BLADDER_BASE,
+    PROSTATE_CENTRE,
+    PROSTATE_RADII,
     RECTUM_PATH,
     PelvisOrgans,
     draw_organs,
@@ -75,11 +77,16 @@ class Pelvis:
     scale: np.ndarray
 
     def stiffness(self, points: np.ndarray) -> np.ndarray:
-        """How much tissue at `points` (3, ...), mm, resists deformation: near 1 in bone, 0 from 22 mm away on."""
+        """How much tissue at `points` (3, ...), mm, resists deformation: 0.85 in bone, 0 from 22 mm away on.
+
+        The prostate (in women, what lies there) yields to its full neighbours by moving more than by changing its size.
+        """
         flat = points.reshape(3, -1).astype(np.float32)
         assert self.anatomy.to_template is not None
-        away = np.clip(self.bones.distance(self.anatomy.to_template(flat)) / 22, 0, 1)
-        return 0.85 * (1 - away * away * (3 - 2 * away)).reshape(points.shape[1:])
+        template = self.anatomy.to_template(flat)
+        bone = 0.85 * _fading(self.bones.distance(template), 22.0)
+        floor = 0.6 * _fading(ellipsoid(PROSTATE_CENTRE, PROSTATE_RADII)(template), 20.0)
+        return np.maximum(bone, floor).reshape(points.shape[1:])
 
     def fillings(self, bladder: float, rectum: float) -> list[Filling]:
         """Bladder and rectum longer along each axis by these fractions."""
@@ -92,6 +99,12 @@ class Pelvis:
                 self.scale * RECTUM_PATH[2:5].mean(0), self.scale * [wide, wide, 38], rectum * np.array([1, 1, 0.05])
             ),
         ]
+
+
+def _fading(distance_mm: np.ndarray, reach_mm: float) -> np.ndarray:
+    """1 inside, falling smoothly to 0 at `reach_mm` from the surface."""
+    share = np.clip(distance_mm / reach_mm, 0, 1)
+    return 1 - share * share * (3 - 2 * share)
 
 
 def label_of(anatomy: Anatomy) -> dict[str, int]:
@@ -121,7 +134,7 @@ def draw_pelvis(
     scale = rng.normal(1, 0.035) * rng.normal(1, [0.02, 0.035, 0.025])
     fat_mm = float(np.clip(rng.gamma(4.0, 5.0), 8, 38))
     folds, lumps, streaks = (smooth_noise(rng, mm) for mm in (8.0, 25.0, 11.0))
-    sheets = stretched(smooth_noise(rng, 9.0), (2.0, 1.0, 2.0))
+    sheets = stretched(smooth_noise(rng, 13.0), (1.6, 1.0, 1.6))
     bones = pelvis_bones(detail_mm)
     fibres = stretched(streaks, (1.0, 1.0, 3.0))
     outline = sampled(_outline(fat_mm, male), BODY, 4 * detail_mm)
@@ -147,7 +160,9 @@ def draw_pelvis(
 
 def _body(outline: Distance, sheets: Distance, fat_mm: float) -> list[Structure]:
     cleft = sampled(
-        plate([(0, -150, 55), (0, -112, 25), (0, -98, -50), (0, -150, -60)], [(0, 1, 2), (0, 2, 3)], [6, 0.5, 0.8, 7]),
+        plate(
+            [(0, -150, 55), (0, -112, 25), (0, -98, -50), (0, -150, -60)], [(0, 1, 2), (0, 2, 3)], [2.5, 0.4, 0.5, 3]
+        ),
         np.array([(-30.0, -165, -80), (30, -80, 80)]),
         3.0,
     )
@@ -157,7 +172,7 @@ def _body(outline: Distance, sheets: Distance, fat_mm: float) -> list[Structure]
         Structure("skin", "skin", lambda p: body(p) < 0, box),
         Structure("fat", "fat", lambda p: body(p) < -2.2, box),
         # Sheets of connective tissue, half a millimetre thin.
-        Structure("septa", "ligament", lambda p: (np.abs(sheets(p)) < 0.04) & (outline(p) < -4), box),
+        Structure("septa", "ligament", lambda p: (np.abs(sheets(p)) < 0.03) & (outline(p) < -4), box),
     ]
 
 

@@ -18,6 +18,7 @@ from modalign.phantoms.shapes import (
 
 RECTUM_PATH = np.array([(0, -34, -52), (0, -31, -28), (0, -38, -4), (3, -50, 20), (4, -56, 44), (12, -48, 66),
                         (24, -26, 84)], dtype=float)  # fmt: skip
+PROSTATE_CENTRE, PROSTATE_RADII = (0.0, 10.0, -24.0), (25.0, 17.0, 20.0)
 BLADDER_BASE = np.array([0.0, 20.0, -4.0])
 
 
@@ -113,7 +114,7 @@ def _bowel(organs: PelvisOrgans, rng: np.random.Generator, folds: Distance) -> l
 
 def _prostate(organs: PelvisOrgans, folds: Distance) -> list[Structure]:
     s = organs.prostate_scale
-    centre, size = (0.0, 10.0, -24.0), np.array([25.0, 17.0, 20.0]) * s
+    centre, size = PROSTATE_CENTRE, np.array(PROSTATE_RADII) * s
     whole = rough(ellipsoid(centre, size), folds, 0.8)
     corners = [centre - size, centre + size]
     inner = rough(ellipsoid((0, 13.0, -21.0), size * [0.66, 0.72, 0.74]), folds, 1.0)

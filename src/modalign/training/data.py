@@ -4,7 +4,6 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import h5py
 import numpy as np
@@ -32,7 +31,7 @@ class Sampling:
         flips: mirror pairs at random along each in-plane axis.
     """
 
-    dimension: Literal[2, 3] | int
+    dimension: int
     batch: int = 1
     crop: tuple[int, ...] | None = None
     masks: bool = False

@@ -154,7 +154,7 @@ def align_by_network(
         translator: replaces the fixed image by its translation first.
         together: slices per forward pass.
     """
-    check_images(case, dimension)
+    check_images(case)
     seen = moving_on_fixed_grid(case)
     fixed = seen.fixed.data if translator is None else translator.align(case).image.data
     images = [
