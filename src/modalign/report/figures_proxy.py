@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modalign.files import write_text
-from modalign.report.figures_style import FigureNote, figure, method_styles, save_figure
+from modalign.report.figures_style import FigureNote, figure, method_styles, save_figure, signed
 from modalign.report.figures_values import UNALIGNED, Values, known_measure, read_values
 from modalign.seeds import generator
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TRUTHS = ("tre_mm", "mae_hu")
 FEWEST = 4
 """Points below which no correlation is given."""
+FEWEST_CASES = 5
+"""Cases below which a bootstrap over cases is no use: it would hardly ever draw anything new."""
 MAX_COLUMNS, WIDTH, HEIGHT = 3, 2.45, 2.35
 
 
@@ -40,7 +42,8 @@ class Agreement:
         cases: number of cases.
         spearman: Spearman's rho between proxy and true error; nan if one is constant or there are too few points.
         agreement: the same with the sign turned so that 1 means: whatever the measure calls better is better.
-        low: lower bound of the 95 % bootstrap interval of `agreement` over cases; nan if `unit` is ``method``.
+        low: lower bound of the 95 % bootstrap interval of `agreement` over cases; nan if `unit` is ``method``, or with
+            fewer than :data:`FEWEST_CASES` cases.
         high: its upper bound.
         within_case: mean over cases of the agreement among the methods of one case, with three methods or more.
     """
@@ -103,10 +106,10 @@ def make_proxy_truth(
         f"Points are cases and methods (for measures of the whole set: methods, against their mean {truth.label}). "
         "ρ is Spearman's rank correlation with its sign turned so that +1 means that whatever the measure calls better "
         "is better, 0 that it tells nothing, and −1 that it misleads; in brackets the 95 % bootstrap interval over "
-        f"{first.cases} cases ({draws} draws). The unaligned scans count as a method. Measures that are the same "
+        f"{first.cases} cases ({draws} draws, from {FEWEST_CASES} cases on; the methods are taken as they are). The unaligned scans count as a method. Measures that are the same "
         "everywhere, or have fewer than four points, aren't shown.",
         f"True {truth.label} against each measure: "
-        + ", ".join(f"{e.label} ρ {_signed(e.agreement)}" for e in shown)
+        + ", ".join(f"{e.label} ρ {signed(e.agreement)}" for e in shown)
         + ".",
         min_width=600,
     )
@@ -132,7 +135,7 @@ def agreement(values: Values, proxy: str, truth: str, draws: int = 1000, seed: i
     n_cases = len({c for m in methods for c in values.per_case.get((m, truth), {})})
     rho = spearman(x, y, np.ones((1, len(x))))[0] if len(x) >= FEWEST else math.nan
     low = high = math.nan
-    if not whole and not math.isnan(rho) and n_cases > 1:
+    if not whole and not math.isnan(rho) and n_cases >= FEWEST_CASES:
         rng = generator(seed, values.dataset, proxy, truth, "agreement")
         names, member = np.unique(case, return_inverse=True)
         counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
@@ -212,10 +215,6 @@ def _csv(found: Sequence[Agreement]) -> str:
     return text.getvalue()
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
 def _draw_all(values: Values, shown: Sequence[Agreement], out: Path, labels: Mapping[str, str]) -> None:
     columns = min(MAX_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -256,9 +255,9 @@ def _draw(
     measure, truth = known_measure(entry.proxy), known_measure(entry.truth)
     assert measure is not None
     assert truth is not None
-    rho = f"ρ {_signed(entry.agreement)}"
+    rho = f"ρ {signed(entry.agreement)}"
     if not math.isnan(entry.low):
-        rho += f"  [{_signed(entry.low)}, {_signed(entry.high)}]"
+        rho += f"  [{signed(entry.low)}, {signed(entry.high)}]"
     elif entry.unit == "method":
         rho += f"  ({entry.n} methods)"
     star = "*" if measure.label.endswith("(random features)") else ""

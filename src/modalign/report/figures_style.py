@@ -26,7 +26,7 @@ LARGEST_PNG = 200_000
 """Bytes: a page with figures of all data sets has to stay small enough to send by mail."""
 DPI, LOWEST_DPI = 130, 70
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10,
@@ -128,6 +128,12 @@ def method_styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
 def better(direction: str) -> str:
     """Which way is better, in words with an arrow."""
     return {"higher": "higher is better →", "lower": "← lower is better"}.get(direction, "")
+
+
+def signed(value: float) -> str:
+    """A correlation with its sign, two decimals; what rounds to zero has none."""
+    rounded = round(value, 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def number(value: float, digits: int = 2) -> str:

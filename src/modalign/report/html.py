@@ -36,7 +36,7 @@ def tag(words: str, kind: str) -> str:
     return f'<span class="tag {escape(kind)}">{escape(words)}</span>'
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Cell | str]], caption: str = "") -> str:
+def table(heads: Sequence[str], rows: Iterable[Iterable[Cell | str]], caption: str = "") -> str:
     """A table that sorts by a click on its heads; the first cell of every row is its name.
 
     Args:

@@ -24,6 +24,8 @@ SCRIPT = """
       keyed.forEach(([, row]) => body.append(row));
     }
   };
+  const contents = document.querySelector("nav details");
+  if (contents && window.innerWidth < 700) contents.open = false;
   for (const table of document.querySelectorAll("table.result, table.sortable")) {
     const row = table.tHead && table.tHead.rows[table.tHead.rows.length - 1];
     if (!row) continue;

@@ -2,9 +2,11 @@
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2126; --soft: #5b6670; --line: #d9dee3; --ground: #ffffff;
-  --panel: #f5f7f9; --accent: #0a5c9e; --warn: #8a4b00; --warn-ground: #fff4e2; --bad: #a11a1a; --rank: 10, 92, 158; }
+  --panel: #f5f7f9; --accent: #0a5c9e; --warn: #8a4b00; --warn-ground: #fff4e2; --bad: #a11a1a;
+  --rank: 10, 92, 158; }
 @media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --soft: #9aa6b1; --line: #333c45; --ground: #14181c;
-  --panel: #1c2228; --accent: #7cbcf0; --warn: #ffc873; --warn-ground: #33270f; --bad: #ff9a94; --rank: 124, 188, 240; } }
+  --panel: #1c2228; --accent: #7cbcf0; --warn: #ffc873; --warn-ground: #33270f; --bad: #ff9a94;
+  --rank: 124, 188, 240; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--ground); color: var(--text);
@@ -39,9 +41,9 @@ nav ul ul a { color: var(--soft); }
 nav summary { font-weight: 600; cursor: pointer; padding: .5rem 0; }
 .banner { background: var(--warn-ground); border-left: 4px solid var(--warn); padding: .7rem 1rem; margin: 1.2rem 0; }
 .banner p { margin: 0; max-width: none; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); margin: 1.4rem 0; padding: 0;
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.2rem, 1fr)); margin: 1.4rem 0; padding: 0;
   border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); }
-.facts div { padding: .7rem 1rem .7rem 0; }
+.facts div { padding: .7rem .8rem .7rem 0; }
 .facts dt { font-size: .8rem; color: var(--soft); }
 .facts dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .scroll { overflow-x: auto; margin: .6rem 0; max-width: 100%; }
@@ -54,6 +56,9 @@ caption small { font-weight: 400; display: block; }
 th, td { padding: .38rem .8rem .38rem .3rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 thead th, thead td { border-bottom: 1.5px solid var(--text); vertical-align: bottom; background: var(--ground); }
+thead tr:last-child th { min-width: 5.5rem; }
+thead small { font-weight: 400; }
+sup { line-height: 0; }
 thead tr:not(:last-child) > * { border-bottom: 0; color: var(--soft); font-weight: 500; }
 th[scope=row], thead tr > :first-child { position: sticky; left: 0; background: var(--ground); z-index: 1;
   font-weight: 500; min-width: 7.5rem; max-width: 16rem; }
@@ -68,7 +73,7 @@ tr.proposed th[scope=row] { font-weight: 700; }
 tr.reference th[scope=row], tr.reference .value { font-style: italic; }
 tbody tr:hover > * { background: var(--panel); }
 td { white-space: nowrap; }
-td.text, td.missing { white-space: normal; min-width: 7rem; }
+td.text, td.missing { white-space: normal; min-width: 8.5rem; max-width: 34rem; }
 td.missing > em { color: var(--soft); font-style: normal; }
 td .warning { display: block; color: var(--bad); font-style: normal; font-size: .8rem; white-space: normal; }
 td small { font-size: .78rem; }
