@@ -2,7 +2,8 @@
 
 Menze et al., IEEE TMI 2015, doi 10.1109/TMI.2014.2377694. A case is a folder with ``<case>_{t1,t1ce,t2,flair,seg}``
 (2019 to 2021; .nii in 2020) or ``<case>-{t1n,t1c,t2w,t2f,seg}`` (2023). As everything is aligned, a registration task
-needs a misalignment that is put in on purpose, and one segmentation holds for both scans.
+needs a misalignment that is put in on purpose, and one segmentation holds for both scans: by default as one mask of the
+whole tumour, which is what IMSE measures Dice on (its code sets every label above 0 to 1).
 """
 
 import re
@@ -30,6 +31,7 @@ _FOLDERS = {
     "2023": re.compile(r"(BraTS-GLI-\d{5})-\d{3}"),
 }
 _SUFFIX_2023 = {"t1": "t1n", "t2": "t2w", "flair": "t2f"}
+_WHOLE = "whole_tumour"
 Contrast = Literal["t1", "t2", "flair"]
 
 
@@ -39,6 +41,9 @@ class Options(ReaderOptions):
     release: Literal["2019", "2020", "2021", "2023"] = Field("2019", description="the year, which sets the file names")
     fixed: Contrast = Field("t2", description="contrast that stays; IMSE registers both ways")
     moving: Contrast = Field("t1", description="contrast to be aligned")
+    labels: Literal["whole", "regions"] = Field(
+        "whole", description="the whole tumour as one structure, or necrotic core, edema and enhancing tumour apart"
+    )
 
     @model_validator(mode="after")
     def _two_contrasts(self) -> "Options":
@@ -65,13 +70,14 @@ def list_cases(folder: Path, options: Options) -> list[CaseFiles]:
     for case, path in sorted(one_per_case([(p.name, p) for p in found]).items()):
         match = _FOLDERS[options.release].fullmatch(case)
         seg = _segmentation(path, options.release)
+        contours = ((_WHOLE, seg),) if seg and options.labels == "whole" else seg
         cases.append(
             CaseFiles(
                 case,
                 _scan(path, options.fixed, options.release),
                 _scan(path, options.moving, options.release),
-                fixed_labels=seg,
-                moving_labels=seg,
+                fixed_labels=contours,
+                moving_labels=contours,
                 # From 2023 on, a patient can have several time points.
                 patient=match[1] if match and match.groups() else None,
             )
@@ -99,6 +105,8 @@ def _segmentation(path: Path, release: str) -> Path | None:
 
 
 def _labels(options: Options) -> dict[int, str]:
+    if options.labels == "whole":
+        return {1: _WHOLE}
     enhancing = 3 if options.release == "2023" else 4
     return {1: "necrotic_core", 2: "edema", enhancing: "enhancing_tumour"}
 

@@ -74,7 +74,7 @@ def make_head(rng: np.random.Generator, voxel_mm: float = 1.0) -> Anatomy:
 def make_stripped_brain(rng: np.random.Generator, high_grade: bool, voxel_mm: float = 1.0) -> Anatomy:
     """Draw a brain with a glioma and nothing around it, as skull stripping leaves it: no dura, no outer CSF."""
     brain = make_brain(rng, voxel_mm)
-    parts, _ = glioma(rng, brain, high_grade)
+    parts = glioma(rng, brain, high_grade)
     outer = ("csf", "falx", "tentorium", "sagittal_sinus")
     rim = Structure("csf", "csf", lambda p: brain.cavity(p) < -1.6, None)
     # The stem is cut where the skull ends.

@@ -23,7 +23,7 @@ from modalign.phantoms.render import Raster
 from modalign.seeds import generator
 from modalign.volumes import Grid, Volume, to_sitk, write_volume
 
-_BRATS_LABELS = {"tumour_core": 1, "necrosis": 1, "edema": 2, "enhancing": 4}
+_BRATS_LABELS = {"tumour_core": 1, "necrosis": 1, "edema": 2, "infiltrated_cortex": 2, "enhancing": 4}
 
 
 def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> None:

@@ -105,9 +105,10 @@ def make_proxy_truth(
         f"Each measure against the true {truth.label}",
         f"Points are cases and methods (for measures of the whole set: methods, against their mean {truth.label}). "
         "ρ is Spearman's rank correlation with its sign turned so that +1 means that whatever the measure calls better "
-        "is better, 0 that it tells nothing, and −1 that it misleads; in brackets the 95 % bootstrap interval over "
-        f"{first.cases} cases ({draws} draws, from {FEWEST_CASES} cases on; the methods are taken as they are). The unaligned scans count as a method. Measures that are the same "
-        "everywhere, or have fewer than four points, aren't shown.",
+        "is better, 0 that it tells nothing, and −1 that it misleads; in brackets, from "
+        f"{FEWEST_CASES} cases on, the 95 % bootstrap interval over the {first.cases} cases ({draws} draws), for these "
+        "methods. The unaligned scans count as a method. Measures that are the same everywhere, or have fewer than "
+        f"{FEWEST} points, aren't shown.",
         f"True {truth.label} against each measure: "
         + ", ".join(f"{e.label} ρ {signed(e.agreement)}" for e in shown)
         + ".",

@@ -45,7 +45,7 @@ def make_critical_difference(
         "Mean ranks and critical difference",
         f"Mean rank over {found['cases']} patients on {len(found['measures'])} measures together; 1 is best. Bars join "
         "methods that don't differ significantly: mean ranks less than the critical difference of "
-        f"{found['critical_difference']:.2f} apart (Nemenyi, 0.05; Friedman p = {_p(found['friedman_p'])}).",
+        f"{found['critical_difference']:.2f} apart (Nemenyi, 0.05; Friedman p {_p(found['friedman_p'])}).",
         "Mean ranks: "
         + ", ".join(f"{names[e['method']]} {e['mean_rank']:.2f}" for e in found["methods"])
         + (f". Without significant difference: {alike}." if alike else ". All differ significantly."),
@@ -54,7 +54,7 @@ def make_critical_difference(
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+    return "< 0.001" if value < 0.001 else f"= {value:.2g}"
 
 
 def _draw(axes: "Axes", found: Mapping[str, Any], names: Mapping[str, str], height: float) -> None:

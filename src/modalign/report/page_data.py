@@ -141,8 +141,8 @@ def trust_section(datasets: Sequence[DatasetResults]) -> str:
         return "<p>The true error isn’t known for any data set of this run, or there are too few results.</p>"
     parts = [
         "<p>On real scans nobody knows the true displacement, so papers compare methods by stand-ins: edge "
-        "correlation, mutual information, overlap of outlined organs, feature distances. Where the truth is known, such a "
-        "measure can be checked: does it prefer the results that are really better? The table shows Spearman’s rank "
+        "correlation, mutual information, overlap of outlined organs, feature distances. Where the truth is known, "
+        "such a measure can be checked: does it prefer the results that are really better? The table shows Spearman’s rank "
         "correlation between measure and true error, with its sign turned so that <strong>+1 is full agreement, 0 no "
         "relation, and a negative value misleads</strong>.</p>",
         _trust_table(lines),
@@ -204,7 +204,8 @@ def _trust_table(lines: Sequence[Mapping[str, str]]) -> str:
         "<p><small>Median and range over data sets of the agreement with TRE (MAE where no TRE is known), over all "
         "cases and methods. Within a case: the same among the methods of one case, averaged; it says whether a measure "
         "picks the better method for a patient. Interval above, below 0: on how many data sets the "
-        "95 % bootstrap interval over cases says that the measure agrees, or misleads; there is none below five cases.</small></p>"
+        "95 % bootstrap interval over cases says that the measure agrees, or misleads; there is none "
+        "below five cases.</small></p>"
     )
 
 
