@@ -6,6 +6,8 @@ STAMP := .venv/.synced
 SNAKEMAKE := $(BIN)/snakemake --cores all
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/src
+# Hundreds of short jobs import large packages: compile them once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test smoke lint format bench lock clean
 
@@ -46,7 +48,7 @@ clean:
 
 $(STAMP): requirements.lock .tools/uv
 	test -x $(BIN)/python || .tools/uv venv --quiet --no-python-downloads --python $(PYTHON) .venv
-	.tools/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	.tools/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	touch $@
 
 # uv comes with the machine or, from the package registry, into the project's own folder.

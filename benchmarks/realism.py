@@ -124,7 +124,8 @@ def run(experiment: Experiment, out: Path, patients: int, seed: int, workers: in
     work = out / "runs" / experiment.dataset
     # Nyul's landmarks need training cases; IMSE misaligns test cases only.
     fitted = experiment.recipe == "rbg-pelvis"
-    split = {"train": patients - 1, "test": 1} if fitted else {"test": patients}
+    train = max(patients - 1, 1) if fitted else 0
+    split = {"train": train, "test": patients - train}
     index_dataset(
         experiment.dataset,
         experiment.reader,
@@ -219,7 +220,9 @@ def main() -> None:
         print(markdown(results[-len(experiment.measures) :]), flush=True)
     if results:
         write_text(out / "table.md", markdown(results))
-        write_json(out / "table.json", [{**vars(c), "printed": c.printed._asdict(), "apart": c.distance} for c in results])
+        write_json(
+            out / "table.json", [{**vars(c), "printed": c.printed._asdict(), "apart": c.distance} for c in results]
+        )
     if not arguments.no_page:
         from realism_page import draw_page
 
@@ -234,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, nargs=2, default=(384, 320), metavar=("X", "Y"), help="pelvis voxels")
     parser.add_argument("--slices", type=int, default=12, help="slices of the pelvis and of the CBCT heads")
     parser.add_argument("--native", action="store_true", help="the archives' own voxels instead; minutes a patient")
-    parser.add_argument("--patients", type=int, default=3, help="of every phantom, at least 2")
+    parser.add_argument("--patients", type=int, default=3, help="of every phantom")
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--only", help="part of a data set's name; the others are left out")

@@ -230,6 +230,8 @@ def test_distributions_draw_medians_and_pairs(run, tmp_path, drawn):
     pairs = [tuple(line.get_xdata()) for line in axes.lines if line.get_color() == "#bbbbbb"]
     identity = read_values(metrics).per_case["identity", "tre_mm"]
     assert sorted(pairs) == sorted((identity[case], values[case]) for case in values)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(METHODS)
+    assert words(drawn[0]).count("no value") == 2  # the method that failed keeps its row
     assert axes.get_title("right") == "← lower is better"
     assert drawn[0].axes[1].get_title("right") == "higher is better →"
 

@@ -52,12 +52,14 @@ def test_a_dimension_that_is_left_open_follows_the_data_set(config):
 
 
 def test_needs_are_part_of_the_specification(config):
-    config["methods"]["demons-learned"] = {"method": "demons", "needs": {"translator": "voxelmorph-mind-3d"}}
-    config["own_methods"] = ["demons-learned"]
+    options = {"preset": "small", "similarity": "mse", "translator": True}
+    needs = {"translator": "voxelmorph-mind-3d"}
+    config["methods"]["second"] = {"method": "voxelmorph", "dimension": 3, "options": options, "needs": needs}
+    config["own_methods"] = ["second"]
     plan = make_plan(config)
-    spec = plan.spec("synthrad2023-mr-ct-pelvis", "demons-learned", lambda name: f"models/{name}")
+    spec = plan.spec("synthrad2023-mr-ct-pelvis", "second", lambda name: f"models/{name}")
     assert spec["needs"]["translator"]["model"] == "models/voxelmorph-mind-3d"
-    assert plan.trained_needs("demons-learned") == ["voxelmorph-mind-3d"]
+    assert plan.trained_needs("second") == ["voxelmorph-mind-3d"]
 
 
 def _set(*path):
@@ -91,6 +93,14 @@ def _set(*path):
         (
             _set("methods", "demons", {"method": "demons", "needs": {"translator": "munitt"}}),
             r"its translator 'munitt' is not one of the methods: identity",
+        ),
+        (
+            _set("methods", "demons", {"method": "demons", "needs": {"translator": "syn-rbg"}}),
+            r"its translator has to be a translation method, and 'syn-rbg' is a registration",
+        ),
+        (
+            _set("methods", "voxelmorph-mind-2d", "options", {"translator": True}),
+            r"methods: voxelmorph-mind-2d: .*add needs: \{translator",
         ),
         (
             _set("datasets", "brats2019-t1-to-t2-2d", "extra_methods", ["convexadam"]),

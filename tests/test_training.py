@@ -14,10 +14,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from modalign.devices import resolve_device
 from modalign.errors import ConfigError, DataError, ModalignError
 from modalign.training import checkpoint
 from modalign.training.data import PackedCases, Sampling, data_digest
-from modalign.training.devices import accelerate, random_states, resolve_device, restore_random_states
+from modalign.training.devices import accelerate, random_states, restore_random_states
 from modalign.training.loop import fit
 from modalign.training.options import TrainingOptions
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from modalign import papers as paper_tables
 from modalign.errors import ConfigError
-from modalign.methods import method_class
+from modalign.methods import Context, method_class
 
 Cell = tuple[str, str]
 """A data set and a method variant."""
@@ -167,7 +167,10 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
 def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Variant:
     kind = _with_name(name, lambda: method_class(entry["method"]))
     dimension = entry.get("dimension")
-    _with_name(name, lambda: kind(entry.get("options"), dimension or max(kind.dimensions)))
+    # As the job will make it, so that options that don't go with its needs are refused now.
+    stand_ins: Any = dict.fromkeys(entry.get("needs", {}))
+    context = Context(model=Path(), needs=stand_ins)
+    _with_name(name, lambda: kind(entry.get("options"), dimension or max(kind.dimensions), context))
     seeds = entry.get("seeds") or (config["seeds"] if kind.is_trained() else config["seeds"][:1])
     return Variant(
         name=name,
@@ -199,6 +202,11 @@ def _check_needs(variant: Variant, variants: Mapping[str, Variant]) -> None:
         if name not in variants:
             raise ConfigError(
                 f"methods: {variant.name}: its {role} {name!r} is not one of the methods: {', '.join(variants)}"
+            )
+        found = method_class(variants[name].method).kind
+        if role in kind.needs and found != kind.needs[role]:
+            raise ConfigError(
+                f"methods: {variant.name}: its {role} has to be a {kind.needs[role]} method, and {name!r} is a {found}"
             )
 
 

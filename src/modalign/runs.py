@@ -16,6 +16,7 @@ import numpy as np
 
 from modalign import __version__
 from modalign.cases import INPUTS, Alignment, Case, CaseStore
+from modalign.devices import resolve_device
 from modalign.errors import ModalignError, WriteError
 from modalign.files import check_writable, read_json, write_json
 from modalign.memory import peak_memory_mb
@@ -50,6 +51,7 @@ def build_method(
     Raises:
         ConfigError: unknown method or option, impossible dimension, or a need that isn't met.
     """
+    device = resolve_device(device)
     kind = method_class(spec["method"])
     needs = {
         role: build_method(
@@ -87,7 +89,7 @@ def train_job(
 
     started = time.monotonic()
     outcome = supervised(work, minutes=minutes)
-    status = _status(outcome, spec, seed, device, threads) | {"record": outcome.value or {}}
+    status = _status(outcome, spec, seed, resolve_device(device), threads) | {"record": outcome.value or {}}
     status["seconds"] = (outcome.value or {}).get("seconds", time.monotonic() - started)
     write_json(model / "train.json", status)
 
@@ -139,7 +141,7 @@ def align_job(
     reason = outcome.reason
     results = outcome.value or [{"case": case, "ok": False, "error": reason} for case in cases]
     failed = [r for r in results if not r["ok"]]
-    status = _status(outcome, spec, seed, device, threads)
+    status = _status(outcome, spec, seed, resolve_device(device), threads)
     status |= {"ok": not failed, "cases": results}
     if failed and outcome.ok:
         status["error"] = f"{len(failed)} of {len(results)} cases failed; {failed[0]['case']}: {failed[0]['error']}"

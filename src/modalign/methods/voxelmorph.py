@@ -119,13 +119,13 @@ class VoxelMorph(Method):
         from modalign.errors import ModalignError
         from modalign.training import checkpoint, registration
         from modalign.training.data import Sampling
-        from modalign.training.devices import make_deterministic, resolve_device
+        from modalign.training.devices import make_deterministic
         from modalign.training.loop import Networks, Phases, fit
 
         options, context = self.options, self.context
         if context.model is None:
             raise ModalignError("training needs a folder for the weights: name it as the model")
-        state, device = context.state or context.model / "state", resolve_device(context.device)
+        state, device = context.state or context.model / "state", context.device
         sampling = Sampling(self.dimension, options.batch, options.crop, options.masked, flips=options.flips)
         translator = context.needs.get("translator")
         data = registration.registration_data(store, sampling, context.seed, "voxelmorph", state, translator)
@@ -170,10 +170,9 @@ class VoxelMorph(Method):
         """One pass of the network; the image is the original moving image in one linear interpolation."""
         import torch
 
-        from modalign.training.devices import resolve_device
         from modalign.training.registration import align_by_network
 
-        device = resolve_device(self.context.device)
+        device = self.context.device
         torch.set_num_threads(self.context.threads)
         if self._loaded is None:
             self._loaded = self._load(device)

@@ -6,9 +6,9 @@ from modalign.phantoms.anatomy import Structure
 from modalign.phantoms.brain import Brain
 from modalign.phantoms.shapes import Distance, ellipsoid, intersection, rough, smooth_noise
 
-_CORE_ML = {True: 34.0, False: 40.0}
+_CORE_ML = {True: 34.0, False: 38.0}
 """Median volume of the tumour core in high-grade and in low-grade gliomas, before the skull and the falx cut it."""
-_EDEMA_MM = {True: (11.0, 19.0), False: (7.0, 13.0)}
+_EDEMA_MM = {True: (8.0, 16.0), False: (5.0, 11.0)}
 """How far edema reaches beyond the core; less around low-grade gliomas."""
 
 

@@ -127,7 +127,7 @@ def write_brats2019(folder: Path, patient: int, size: Size, seed: int) -> None:
     t2 = signal_table("spin_echo", tr_ms=noise.uniform(3500, 6000), te_ms=noise.uniform(85, 110), tesla=tesla)
     ti_ms = 2250 if tesla == 3.0 else 2350
     flair = signal_table("inversion_recovery", ti_ms=ti_ms, tr_ms=9500, te_ms=noise.uniform(100, 130), tesla=tesla)
-    stripped = raster.centres > 0
+    stripped = (raster.centres > 0) & (raster.labels({"below_the_cut": 1}) == 0)
     for contrast, values in (("t1", plain), ("t1ce", after), ("t2", t2), ("flair", flair)):
         image = subject.mr(raster, values, noise, snr=float(noise.uniform(20, 35)), bias=0.12)
         write_volume(target / f"{name}_{contrast}.nii.gz", Volume(image * stripped, grid.affine))

@@ -219,7 +219,9 @@ def _csv(found: Sequence[Agreement]) -> str:
 def _draw_all(values: Values, shown: Sequence[Agreement], out: Path, labels: Mapping[str, str]) -> None:
     columns = min(MAX_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    names = [labels.get(method, method) for method in values.methods]
+    there = [method for method in values.methods if (method, shown[0].truth) in values.per_case]
+    names = [labels.get(method, method) for method in there]
+    highest = max(max(values.per_case[method, shown[0].truth].values()) for method in there)
     legend_columns = max(1, int(columns * WIDTH / (0.095 * max(map(len, names)) + 0.35)))
     legend = 0.22 * -(-len(names) // legend_columns) + 0.02
     width, height = 0.45 + columns * WIDTH, rows * HEIGHT + legend
@@ -231,7 +233,8 @@ def _draw_all(values: Values, shown: Sequence[Agreement], out: Path, labels: Map
             size = (WIDTH - 0.3) / width, (HEIGHT - 0.95) / height
             axes = made.add_axes((left / width, bottom / height, *size))
             _draw(axes, values, entry, styles, first=column == 0)
-        for index, method in enumerate(values.methods):
+            axes.set_ylim(0, 1.06 * highest or 1)
+        for index, method in enumerate(there):
             row, column = divmod(index, legend_columns)
             x, y = 0.5 + column * columns * WIDTH / legend_columns, height - 0.14 - 0.22 * row
             colour, marker = styles[method]
@@ -267,9 +270,9 @@ def _draw(
     axes.text(0, 1.03, rho, transform=axes.transAxes, fontsize=9, color="#333333", va="bottom")
     if star:
         axes.set_xlabel("* random features", fontsize=8.5, labelpad=2, color="#555555")
+    axes.tick_params(labelleft=first)
     if first:
         axes.set_ylabel(f"true {truth.label} ({truth.unit})")
-    axes.set_ylim(bottom=0)
     axes.locator_params(nbins=4)
     axes.grid(color="#eeeeee", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -34,8 +34,8 @@ def make_critical_difference(
         return None
     names = {entry["method"]: (labels or {}).get(entry["method"], entry["method"]) for entry in found["methods"]}
     groups = found["cliques"]
-    height = 0.85 + 0.16 * len(groups) + 0.25 * ((len(names) + 1) // 2)
-    with figure(7.2, height) as made:
+    height = 0.72 + 0.16 * len(groups) + 0.25 * ((len(names) + 1) // 2)
+    with figure(6.4, height) as made:
         axes = made.add_axes((0.02, 0.02, 0.96, 0.96))
         _draw(axes, found, names, height)
         save_figure(made, out / "ranks")
@@ -49,7 +49,7 @@ def make_critical_difference(
         "Mean ranks: "
         + ", ".join(f"{names[e['method']]} {e['mean_rank']:.2f}" for e in found["methods"])
         + (f". Without significant difference: {alike}." if alike else ". All differ significantly."),
-        min_width=560,
+        min_width=500,
     )
 
 
@@ -61,7 +61,7 @@ def _draw(axes: "Axes", found: Mapping[str, Any], names: Mapping[str, str], heig
     methods = found["methods"]
     count = len(methods)
     styles = method_styles(in_order(names))
-    axes.set_xlim(-0.9, 1.9)
+    axes.set_xlim(-0.72, 1.72)
     axes.set_ylim(height, 0)
     axes.axis("off")
 

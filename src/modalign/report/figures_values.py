@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from modalign.files import read_json
 from modalign.metrics import Measure, measure_by_name
 from modalign.metrics.table import Row, read_metrics
 
@@ -20,7 +21,7 @@ class Values:
 
     Attributes:
         dataset: its name.
-        methods: variants, the unaligned reference first, the others in alphabetical order.
+        methods: variants, those that failed included, the unaligned reference first, the others in alphabetical order.
         per_case: by (method, metric), one value per case.
         per_set: by (method, metric), the value of measures that have one for the whole set, such as FID.
     """
@@ -52,6 +53,7 @@ def read_values(paths: Iterable[Path], cases: Iterable[str] | None = None) -> Va
     Raises:
         DataError: a file is missing or broken.
     """
+    paths = list(paths)
     wanted = None if cases is None else {*cases, ""}
     rows = [row for path in paths for row in read_metrics(path) if wanted is None or row.case in wanted]
     of_method: dict[tuple[str, str], list[Row]] = {}
@@ -65,7 +67,14 @@ def read_values(paths: Iterable[Path], cases: Iterable[str] | None = None) -> Va
             per_set[key] = values.pop("")
         if values:
             per_case[key] = values
-    return Values(rows[0].dataset if rows else "", in_order({row.method for row in rows}), per_case, per_set)
+    methods = {row.method for row in rows} | {method for path in paths if (method := _noted_method(path))}
+    return Values(rows[0].dataset if rows else "", in_order(methods), per_case, per_set)
+
+
+def _noted_method(path: Path) -> str:
+    """The method that the notes beside a metrics file name; a method that failed has no rows that would."""
+    notes = path.with_suffix(".json")
+    return str(read_json(notes)["method"]) if notes.is_file() else ""
 
 
 def in_order(methods: Iterable[str]) -> tuple[str, ...]:

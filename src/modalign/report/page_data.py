@@ -142,16 +142,16 @@ def trust_section(datasets: Sequence[DatasetResults]) -> str:
     parts = [
         "<p>On real scans nobody knows the true displacement, so papers compare methods by stand-ins: edge "
         "correlation, mutual information, overlap of outlined organs, feature distances. Where the truth is known, "
-        "such a measure can be checked: does it prefer the results that are really better? The table shows Spearman’s rank "
-        "correlation between measure and true error, with its sign turned so that <strong>+1 is full agreement, 0 no "
-        "relation, and a negative value misleads</strong>.</p>",
+        "such a measure can be checked: does it prefer the results that are really better? The table shows "
+        "Spearman’s rank correlation between measure and true error, with its sign turned so that <strong>+1 is full "
+        "agreement, 0 no relation, and a negative value misleads</strong>.</p>",
         _trust_table(lines),
         _trust_details(lines),
     ]
     for data in datasets:
         figure = _figures(data, ("proxy",), heading=False)
         if figure:
-            parts.append(f"<h4>{escape(data.name)}</h4>")
+            parts.append(f"<h3>{escape(data.name)}</h3>")
             parts += figure
     return "\n".join(parts)
 

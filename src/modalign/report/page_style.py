@@ -44,11 +44,11 @@ nav summary { font-weight: 600; cursor: pointer; padding: .5rem 0; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.2rem, 1fr)); margin: 1.4rem 0; padding: 0;
   border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); }
 .facts div { padding: .7rem .8rem .7rem 0; }
-.facts dt { font-size: .8rem; color: var(--soft); }
+.facts dt { margin: 0; font-size: .8rem; color: var(--soft); }
 .facts dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .scroll { overflow-x: auto; margin: .6rem 0; max-width: 100%; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.4; }
+table { border-collapse: separate; border-spacing: 0; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.4; }
 caption { text-align: left; padding: 0 0 .5rem; }
 caption > span { display: block; position: sticky; left: 0; width: fit-content;
   max-width: min(46rem, calc(100vw - 2.5rem)); font-weight: 600; }
@@ -57,7 +57,10 @@ th, td { padding: .38rem .8rem .38rem .3rem; text-align: left; vertical-align: t
   border-bottom: 1px solid var(--line); }
 thead th, thead td { border-bottom: 1.5px solid var(--text); vertical-align: bottom; background: var(--ground); }
 thead tr:last-child th { min-width: 5.5rem; }
+figure.result thead tr:last-child th[scope=col]:not(:first-child) { min-width: 8rem; }
 thead small { font-weight: 400; }
+dt { margin-top: .7rem; }
+dd { margin-left: 1.2rem; }
 sup { line-height: 0; }
 thead tr:not(:last-child) > * { border-bottom: 0; color: var(--soft); font-weight: 500; }
 th[scope=row], thead tr > :first-child { position: sticky; left: 0; background: var(--ground); z-index: 1;

@@ -1,4 +1,4 @@
-"""Where a training runs: the device by name, fixed randomness, and what Lightning Fabric does on GPUs."""
+"""Where a training runs: fixed randomness, and what Lightning Fabric does on GPUs."""
 
 import os
 import random
@@ -12,23 +12,6 @@ from torch.optim import Optimizer
 
 from modalign.errors import ConfigError
 from modalign.seeds import derive_seed
-
-
-def resolve_device(name: str = "auto") -> str:
-    """``cpu`` or ``cuda``, from ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ConfigError: the name is unknown, or cuda is asked for and there is none.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"there is no device {name!r}: write auto, cpu or cuda")
-    if name == "cpu" or torch.cuda.is_available():
-        return "cpu" if name == "cpu" else "cuda"
-    if name == "cuda":
-        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
-        message = f"device cuda is asked for, but PyTorch {torch.__version__} (built for {build}) sees no GPU"
-        raise ConfigError(f"{message}. Write device: auto or cpu, or look at what nvidia-smi prints")
-    return "cpu"
 
 
 def make_deterministic(seed: int, device: str, threads: int, *purpose: str) -> None:
