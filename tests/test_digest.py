@@ -10,7 +10,7 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "methods").mkdir()
     files = {
         "methods/__init__.py": "",
-        "methods/mine.py": "from modalign.tools import double\ndef align():\n    from modalign.late import x\n    return double(x)\n",
+        "methods/mine.py": "from modalign.tools import double\ndef align():\n    from modalign.late import x\n",
         "tools.py": 'def double(v):\n    """Twice."""\n    return 2 * v\n',
         "late.py": "x = 1\n",
         "other.py": "y = 1\n",

@@ -8,7 +8,7 @@ from modalign.phantoms.shapes import Distance, ellipsoid, intersection, rough, s
 
 _CORE_ML = {True: 34.0, False: 38.0}
 """Median volume of the tumour core in high-grade and in low-grade gliomas, before the skull and the falx cut it."""
-_EDEMA_MM = {True: (8.0, 16.0), False: (5.0, 11.0)}
+_EDEMA_MM = {True: (6.0, 16.0), False: (4.0, 11.0)}
 """How far edema reaches beyond the core; less around low-grade gliomas."""
 
 
@@ -22,7 +22,7 @@ def glioma(rng: np.random.Generator, brain: Brain, high_grade: bool) -> tuple[St
     """
     side = rng.choice([-1.0, 1.0])
     centre = np.array([side * rng.uniform(30, 42), rng.uniform(-55, 36), rng.uniform(8, 36)])
-    volume_mm3 = 1000 * np.clip(_CORE_ML[high_grade] * np.exp(rng.normal(0, 0.6)), 5, 110)
+    volume_mm3 = 1000 * np.clip(_CORE_ML[high_grade] * np.exp(rng.normal(0, 0.7)), 4, 110)
     aspect = np.exp(rng.normal(0, 0.15, 3))
     radii = (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3) * aspect / np.prod(aspect) ** (1 / 3)
     # Edema follows the long tracts, most of which run from front to back.

@@ -1,5 +1,7 @@
 """Resampling for preparation: whole grids at once, with a clear rule for what lies outside the scan."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.ndimage as ndi
 
@@ -78,12 +80,23 @@ def resample(volume: Volume, grid: Grid, order: int = 1, fill: float | None = No
     return Volume(values, grid.affine.copy())
 
 
-def resized_grid(grid: Grid, size: tuple[int, int, int]) -> Grid:
-    """A grid of `size` voxels over the same field of view, voxel edges included."""
-    ratio = np.array(grid.shape) / np.array(size)
+def resized_grid(
+    grid: Grid, size: tuple[int, int, int], field_of_view_mm: Sequence[float | None] | None = None
+) -> Grid:
+    """A grid of `size` voxels over the same field of view, voxel edges included, or over the middle of it.
+
+    `field_of_view_mm` is how much of each axis to keep; None keeps all.
+    """
+    old = np.array(grid.shape)
+    if field_of_view_mm is None:
+        kept = old.astype(float)
+    else:
+        pairs = zip(field_of_view_mm, grid.shape, grid.spacing, strict=True)
+        kept = np.array([n if mm is None else mm / step for mm, n, step in pairs])
+    ratio = kept / np.array(size)
     affine = grid.affine.copy()
     affine[:3, :3] = affine[:3, :3] * ratio
-    affine[:3, 3] += grid.affine[:3, :3] @ ((ratio - 1) / 2)
+    affine[:3, 3] += grid.affine[:3, :3] @ ((old - 1) / 2 - ratio * (np.array(size) - 1) / 2)
     return Grid(size, affine)
 
 

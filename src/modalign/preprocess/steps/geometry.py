@@ -69,11 +69,19 @@ def resample_fixed(
     return case, {"spacing_mm": target.tolist()}
 
 
-def resize(case: Case, context: StepContext, *, size: Size, keep_aspect: bool = False, enlarge: bool = True) -> Outcome:
-    """Give the fixed scan `size` voxels (None keeps an axis) over the same field of view.
+def resize(
+    case: Case,
+    context: StepContext,
+    *,
+    size: Size,
+    field_of_view_mm: Sequence[float | None] | None = None,
+    keep_aspect: bool = False,
+    enlarge: bool = True,
+) -> Outcome:
+    """Give the fixed scan `size` voxels (None keeps an axis) over the same field of view, or the middle of it.
 
-    With `keep_aspect`, x and y get one common factor, the largest that fits into `size`; a padding step completes
-    them. Without `enlarge` that factor is at most 1.
+    `field_of_view_mm` says how much of each axis to keep (None: all). With `keep_aspect`, x and y get one common
+    factor, the largest that fits into `size`; a padding step completes them. Without `enlarge` that factor is at most 1.
     """
     old = case.grid.shape
     target = [n if want is None else want for n, want in zip(old, size, strict=True)]
@@ -81,9 +89,9 @@ def resize(case: Case, context: StepContext, *, size: Size, keep_aspect: bool = 
         factor = min(target[0] / old[0], target[1] / old[1])
         factor = factor if enlarge else min(factor, 1.0)
         target[:2] = [max(round(n * factor), 1) for n in old[:2]]
-    if tuple(target) == old:
+    grid = resized_grid(case.grid, (target[0], target[1], target[2]), field_of_view_mm)
+    if grid.same_as(case.grid):
         return case, {"shape": list(old)}
-    grid = resized_grid(case.grid, (target[0], target[1], target[2]))
     case = truth.regrid(case, "fixed", grid, context.fill(case))
     return case, {"shape": target, "spacing_mm": grid.spacing.tolist()}
 

@@ -1,0 +1,84 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.ndimage as ndi
+import SimpleITK as sitk
+
+from modalign.volumes import Volume, read_volume, write_volume
+
+ROOT = Path(__file__).parents[1]
+
+
+def modalign(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-m", "modalign", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A T1-like and a T2-like scan of one object, the second two voxels further along x and on a coarser grid."""
+    folder = tmp_path_factory.mktemp("pair")
+    tissue = ndi.gaussian_filter(np.random.default_rng(0).normal(size=(40, 36, 24)), 3)
+    tissue = (tissue - tissue.min()) / np.ptp(tissue)
+    tissue[:6] = tissue[-6:] = tissue[:, :6] = tissue[:, -6:] = 0
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    write_volume(folder / "t1.nii.gz", Volume(tissue.astype(np.float32), affine))
+    shifted = np.roll(np.where(tissue > 0, 1 - tissue, 0), 2, axis=0).astype(np.float32)
+    write_volume(folder / "t2.nii.gz", Volume(shifted, affine))
+    return folder
+
+
+def test_a_pair_is_aligned_and_the_field_is_what_itk_expects(pair, tmp_path):
+    result = modalign("align", pair / "t1.nii.gz", pair / "t2.nii.gz", "--method", "affine", "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["method"]["method"] == "affine"
+    assert record["seconds"] > 0
+    image = read_volume(tmp_path / "out" / "image.nii.gz")
+    assert image.grid.same_as(read_volume(pair / "t1.nii.gz").grid)
+    field = sitk.ReadImage(str(tmp_path / "out" / "field.nii.gz"), sitk.sitkVectorFloat64)
+    moving = sitk.ReadImage(str(pair / "t2.nii.gz"))
+    warped = sitk.Resample(moving, moving, sitk.DisplacementFieldTransform(sitk.Image(field)), sitk.sitkLinear, 0.0)
+    inside = (slice(8, -8),) * 3
+    difference = np.abs(sitk.GetArrayFromImage(warped).T - image.data)[inside]
+    assert np.median(difference) < 0.01 * np.ptp(image.data)
+    # The shift of two voxels of 2 mm along +x (right) is 4 mm to the left in LPS, thus negative.
+    assert sitk.GetArrayFromImage(field)[12, 18, 20, 0] == pytest.approx(-4, abs=1)
+
+
+def test_errors_are_one_message_and_no_traceback(pair, tmp_path):
+    missing = modalign("align", pair / "no.nii.gz", pair / "t2.nii.gz", "--method", "identity", "-o", tmp_path)
+    assert missing.returncode == 1
+    assert missing.stderr.strip() == f"error: {pair / 'no.nii.gz'} does not exist"
+    unknown = modalign("align", pair / "t1.nii.gz", pair / "t2.nii.gz", "--method", "sin", "-o", tmp_path)
+    assert unknown.stderr.startswith("error: there is no method 'sin'; the methods are: affine")
+    bad = modalign("align", pair / "t1.nii.gz", pair / "t2.nii.gz", "--options", "{preset}", "-o", tmp_path)
+    assert bad.stderr.startswith("error: --options has to be JSON")
+
+
+def test_where_nothing_can_be_written_nothing_is_started(pair, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    result = modalign("align", pair / "t1.nii.gz", pair / "t2.nii.gz", "--method", "syn", "-o", tmp_path / "out" / "x")
+    assert result.returncode == 1
+    assert "can't write" in result.stderr
+    assert "choose another folder" in result.stderr
+
+
+def test_an_untrained_network_is_refused(pair, tmp_path):
+    result = modalign("align", pair / "t1.nii.gz", pair / "t2.nii.gz", "--method", "voxelmorph", "-o", tmp_path / "o")
+    assert "method voxelmorph has to be trained first: name the folder of its model" in result.stderr
+
+
+def test_methods_lists_options_with_defaults():
+    listed = modalign("methods").stdout
+    assert "syn: SyN (registration" in listed
+    assert "voxelmorph: VoxelMorph (registration, 2D and 3D, trained)" in listed
+    assert "bending_energy" in listed
