@@ -25,8 +25,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        [f"results/papers/{p}/table_{n}.md" for p, n in PLAN.tables],
-        [f"results/comparisons/{d}/table.md" for d in PLAN.datasets],
+        "results/report.html",
 
 
 rule rbg:

@@ -351,6 +351,19 @@ def test_pngs_stay_small_and_repeat_themselves(tmp_path, rng):
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
 
+def test_small_files_keep_their_colours(tmp_path, rng):
+    with figures_style.figure(8, 8) as made:
+        axes = made.add_axes((0, 0, 1, 1))
+        axes.imshow(rng.random((500, 500)), cmap="gray", interpolation="nearest", extent=(0, 1, 0, 1))
+        axes.plot([0.1, 0.9], [0.5, 0.5], color=figures_style.RED, linewidth=6)
+        axes.set_xlim(0, 1)
+        path = figures_style.save_figure(made, tmp_path / "a")
+    assert path.stat().st_size <= figures_style.LARGEST_PNG
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    red = [int(figures_style.RED[i : i + 2], 16) for i in (1, 3, 5)]
+    assert np.abs(image[len(image) // 2, image.shape[1] // 2] - red).max() < 25
+
+
 def test_figures_of_a_data_set_are_listed_and_stale_ones_go(run, tmp_path):
     store, runs, metrics = run
     (tmp_path / "ranks.png").write_bytes(b"stale")

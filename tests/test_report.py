@@ -145,13 +145,14 @@ def test_summary_names_the_best_method_and_its_error(results, page):
     [
         ({}, "not significantly better than b (Nemenyi, 0.05)"),
         ({"cliques": [["b", "c"]]}, "significantly better than all others (Nemenyi, 0.05)"),
+        ({"friedman_p": 0.2}, "no significant difference among all methods (Friedman p = 0.2)"),
         ({"critical_difference": None, "note": "too few"}, "not tested (too few)"),
         ({"methods": [{"method": "a", "mean_rank": 1.0}]}, "nothing to compare with"),
     ],
 )
 def test_how_sure_a_ranking_is(change, words):
     methods = [{"method": m, "mean_rank": r} for m, r in (("a", 1.1), ("b", 1.5), ("c", 3.0))]
-    ranking = {"methods": methods, "critical_difference": 0.9, "cliques": [["a", "b"]], "note": ""}
+    ranking = {"methods": methods, "critical_difference": 0.9, "cliques": [["a", "b"]], "note": "", "friedman_p": 0.01}
     assert how_sure(ranking | change) == words
 
 

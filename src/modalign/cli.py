@@ -286,6 +286,34 @@ def compare(
 
 
 @app.command()
+def figures(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    metrics: Annotated[list[Path], typer.Argument(help="Metrics files.")],
+    runs: Json,
+    out: Annotated[Path, typer.Option(help="Folder for the figures and figures.json.")],
+    ranking: Annotated[Path | None, typer.Option(help="The ranking.json of the comparison.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw the figures of a data set; --runs lists pairs of method and folder of its alignments."""
+    from modalign.report.figures import make_figures
+
+    pairs = [(name, Path(folder)) for name, folder in parse_json(runs, "--runs")]
+    make_figures(store, pairs, metrics, out, ranking=ranking, seed=seed)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Results folder.")],
+    plan: Annotated[Path, typer.Option(help="What the run makes, as the workflow writes it.")],
+    out: Annotated[Path, typer.Option(help="The page.")],
+) -> None:
+    """Write the report of a run as one page."""
+    from modalign.report.page import build_report
+
+    build_report(results, plan, out)
+
+
+@app.command()
 def failures(
     results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
     forget: Annotated[

@@ -95,6 +95,14 @@ class Plan:
         """Size and number of patients of an archive's phantom."""
         return {**self.phantom_defaults, **self.archives[archive].get("phantom", {})}
 
+    def phantom_module(self, archive: str) -> str:
+        """The module that draws an archive's phantom."""
+        from modalign.phantoms.archives import ARCHIVES
+
+        if archive not in ARCHIVES:
+            raise ConfigError(f"there is no phantom of archive {archive!r}; there are: {', '.join(ARCHIVES)}")
+        return ARCHIVES[archive].split(":")[0]
+
     def overrides(self, dataset: str) -> dict[str, Any]:
         """What differs from the recipe of a data set: phantoms keep the size in which they are made."""
         entry = self.datasets[dataset]

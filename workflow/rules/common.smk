@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from modalign.digest import code_digest
 from modalign.errors import ModalignError
 from modalign.plan import make_plan, missing_sources
+from modalign.report.page_plan import describe_plan
 
 validate(config, "../schemas/config.schema.yaml")
 
@@ -23,8 +24,8 @@ except ModalignError as error:
 if absent:
     raise WorkflowError("\n\n".join(absent))
 
-# Environments of conda don't inherit PYTHONPATH. One thread per library unless a rule asks for more: jobs run beside
-# each other, and the number of threads would change the last digits.
+# Environments of conda don't inherit PYTHONPATH. Libraries get one thread each: jobs run beside each
+# other, and the number of threads would change the last digits.
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))} OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 "
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 MPLBACKEND=Agg; "
@@ -72,7 +73,11 @@ def as_argument(value):
 def spec_argument(wildcards):
     """What a method variant is, with the folders of the trained methods that it builds on."""
     dataset, seed = wildcards.dataset, wildcards.seed
-    return as_argument(PLAN.spec(dataset, wildcards.method, lambda name: model_folder(dataset, name, seed)))
+    return as_argument(
+        PLAN.spec(
+            dataset, wildcards.method, lambda name: model_folder(dataset, name, seed)
+        )
+    )
 
 
 def model_folder(dataset, method, seed):
@@ -104,9 +109,8 @@ def model_option(wildcards):
     """The option that names the weights of a trained method."""
     if not PLAN.variants[wildcards.method].trained:
         return ""
-    return "--model " + shlex.quote(
-        model_folder(wildcards.dataset, wildcards.method, wildcards.seed)
-    )
+    folder = model_folder(wildcards.dataset, wildcards.method, wildcards.seed)
+    return f"--model {shlex.quote(folder)}"
 
 
 def time_limit(method):
@@ -149,12 +153,33 @@ def metrics_of(cells):
 
 def stores_of(cells):
     """The manifests of the case stores that cells are about."""
-    return [f"results/cases/{dataset}/cases.json" for dataset in sorted({dataset for dataset, _ in cells})]
+    return [
+        f"results/cases/{dataset}/cases.json"
+        for dataset in sorted({dataset for dataset, _ in cells})
+    ]
 
 
 def dataset_cells(dataset):
     """The cells of one data set, the unaligned images first."""
-    return sorted((cell for cell in PLAN.cells if cell[0] == dataset), key=lambda cell: (cell[1] != "identity", cell[1]))
+    return sorted(
+        (cell for cell in PLAN.cells if cell[0] == dataset),
+        key=lambda cell: (cell[1] != "identity", cell[1]),
+    )
+
+
+def shown_runs(dataset):
+    """The status files of all methods on a data set, each with its first seed."""
+    return [
+        f"results/aligned/{dataset}/{method}/seed{PLAN.variants[method].seeds[0]}/run-{i}-of-{PLAN.variants[method].shards}.json"
+        for _, method in dataset_cells(dataset)
+        for i in range(1, PLAN.variants[method].shards + 1)
+    ]
+
+
+def folders_of(runs):
+    """Method and folder of the alignments that status files are about."""
+    folders = dict.fromkeys(Path(path).parent for path in runs)
+    return [[folder.parent.name, str(folder)] for folder in folders]
 
 
 def proposed_on(dataset):

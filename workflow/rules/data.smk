@@ -18,7 +18,9 @@ rule make_phantom:
             map(str, PLAN.phantom(wildcards.archive)["size"])
         ),
         seed=config["seed"],
-        code=code_digest("modalign.phantoms.*"),
+        code=lambda wildcards: code_digest(
+            "modalign.phantoms.archives", PLAN.phantom_module(wildcards.archive)
+        ),
     shell:
         "rm -rf {params.folder:q} && "
         "python -m modalign phantom {wildcards.archive} --out {params.folder:q} --patients {params.patients} "

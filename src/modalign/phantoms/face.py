@@ -117,11 +117,11 @@ def _nose_and_sinuses(rng: np.random.Generator, size: float) -> list[Structure]:
 def _jaw(rng: np.random.Generator) -> list[Structure]:
     long = rng.uniform(-3, 5)
     body = tube(
-        [(46, -4, -76), (42, 18, -88 - long / 2), (30, 46, -97 - long), (14, 64, -101 - long), (0, 68, -102 - long)],
+        [(46, 0, -82), (42, 18, -91 - long / 2), (30, 46, -97 - long), (14, 64, -101 - long), (0, 68, -102 - long)],
         [6.5, 7, 7.5, 8.5, 8.5],
     )
     ramus = plate(
-        [(50, -2, -36), (47, 18, -40), (43, 22, -84), (46, -6, -78)], [(0, 1, 2), (0, 2, 3)], [4.5, 2.5, 4.5, 4.5]
+        [(50, 0, -36), (47, 20, -40), (43, 24, -86), (46, -1, -82)], [(0, 1, 2), (0, 2, 3)], [4.5, 2.5, 4.5, 4.5]
     )
     mandible = union(body, ramus, blend_mm=6)
     box = ((0, -14, -118), (58, 80, -30))

@@ -92,6 +92,8 @@ def _skin(cavity: Distance, over_cavity_mm: float, rng: np.random.Generator) -> 
     wide, long = rng.uniform(0.93, 1.07), rng.uniform(0.95, 1.05)
     face = ellipsoid((0, 34, -48), (64 * wide, 58, 66 * long))
     chin = ellipsoid((0, 42, -94 * long), (46 * wide, 46, 36))
+    # Parotid glands and masseters round out the angle of the jaw.
+    jowl = ellipsoid((48, -2, -68), (21 * wide, 36, 38))
     nose = union(tube([(0, 84, -14), (0, 97, -40)], [8, 11]), ellipsoid((0, 96, -46), (16, 13, 10)), blend_mm=6)
     lips = ellipsoid((0, 84, -72), (24, 10, 13))
     neck = column(
@@ -109,7 +111,7 @@ def _skin(cavity: Distance, over_cavity_mm: float, rng: np.random.Generator) -> 
         right = np.stack([np.abs(points[0]), points[1], points[2]])
         cranium = cavity(points) - np.float32(over_cavity_mm)
         neck_here = np.maximum(neck(points), points[2] + 45)
-        shape = union(lambda _: cranium, face, chin, lambda _: neck_here, blend_mm=24)(right)
+        shape = union(lambda _: cranium, face, chin, jowl, lambda _: neck_here, blend_mm=24)(right)
         shape = union(lambda _: shape, nose, lips, glabella, blend_mm=10)(right)
         hollow = -sockets(right) - 4
         shape = np.maximum(shape, hollow)
@@ -134,10 +136,17 @@ def _deep_tissue(skin: Distance, septa: Lattice, fat_mm: float) -> list[Structur
     masseter = ellipsoid((55, 22, -66), (8, 15, 24))
     pterygoid = ellipsoid((36, 12, -58), (9, 13, 17))
     tongue = ellipsoid((0, 38, -76), (21, 27, 16))
-    parotid = ellipsoid((60, -5, -62), (14, 17, 27))
+    # Behind the jaw, between it and the mastoid, with a deep lobe, a sheet over the masseter and a tail below the angle.
+    parotid = union(
+        ellipsoid((58, -11, -64), (14, 13, 29)),
+        ellipsoid((45, -12, -61), (11, 10, 22)),
+        ellipsoid((60, 8, -64), (10, 19, 22)),
+        ellipsoid((55, -10, -88), (11, 13, 15)),
+        blend_mm=6,
+    )
     submandibular = ellipsoid((28, 18, -100), (8, 13, 10))
-    right = ((40, -24, -92), (78, 18, -34))
-    left = ((-78, -24, -92), (-40, 18, -34))
+    right = ((34, -30, -106), (84, 26, -30))
+    left = ((-84, -30, -106), (-34, 26, -30))
     mirror = np.array([[-1], [1], [1]], dtype=np.float32)
     within = lambda shape: lambda p: np.maximum(shape(p), skin(p) + 5.5)  # noqa: E731
     buccal, parapharyngeal = ellipsoid((38, 42, -64), (8, 11, 15)), ellipsoid((24, -2, -60), (5, 9, 17))
@@ -146,13 +155,13 @@ def _deep_tissue(skin: Distance, septa: Lattice, fat_mm: float) -> list[Structur
         Structure("deep_muscle", "muscle", muscle, below),
         both_sides("buccal_fat", "fat", buccal, (28, 28, -82), (48, 56, -46)),
         both_sides("parapharyngeal_fat", "fat", parapharyngeal, (18, -12, -80), (30, 8, -42)),
+        in_box("parotid_r", "parotid", within(parotid), *right),
+        in_box("parotid_l", "parotid", within(lambda p: parotid(p * mirror)), *left),
         both_sides("temporalis", "muscle", within(temporalis), (50, -30, -60), (82, 46, 24)),
         both_sides("masseter", "muscle", within(masseter), (44, 4, -92), (66, 40, -40)),
         both_sides("pterygoid", "muscle", pterygoid, (24, -4, -78), (48, 28, -38)),
         in_box("tongue", "muscle", tongue, (-22, 8, -94), (22, 68, -58)),
         mouth_septum,
-        in_box("parotid_r", "parotid", within(parotid), *right),
-        in_box("parotid_l", "parotid", within(lambda p: parotid(p * mirror)), *left),
         both_sides("submandibular", "gland", submandibular, (18, 2, -112), (38, 34, -88)),
     ]
 

@@ -14,7 +14,7 @@ _CORD = [(0, -37, -58), (0, -40, -76), (0, -41, -100), (0, -40, -130), (0, -42, 
 def neck_soft_tissue(rng: np.random.Generator, deep: Distance) -> tuple[Structure, ...]:
     """Muscles, vessels and airway, in painting order; muscles stay inside `deep`, what lies below the fat."""
     big = rng.uniform(0.85, 1.2)
-    sternomastoid = tube([(58, -34, -54), (48, -18, -90), (38, 6, -130), (24, 24, -180)], [7 * big, 8, 9, 8])
+    sternomastoid = tube([(58, -36, -54), (51, -25, -90), (40, 2, -130), (24, 24, -180)], [7 * big, 8, 9, 8])
     splenius = tube([(30, -84, -62), (26, -66, -95), (24, -64, -180)], [9 * big, 13 * big, 14 * big])
     semispinalis = tube([(12, -84, -58), (12, -66, -95), (12, -62, -180)], [8 * big, 10 * big, 11 * big])
     trapezius = tube([(12, -92, -70), (28, -82, -120), (52, -60, -180)], [4, 6 * big, 9 * big])

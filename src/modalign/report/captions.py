@@ -13,12 +13,13 @@ NAMES = {
     "locor": "Locor",
     "imse": "IMSE",
     "cao2018": "Cao et al. 2018",
-    "own": "Own comparison",
 }
 
 
 def heading(table: Table) -> str:
-    """Paper, number and what is compared."""
+    """Paper, number and what is compared; what is compared alone where there is no paper."""
+    if not table.printed_source:
+        return table.title[:1].upper() + table.title[1:]
     return f"{NAMES.get(table.paper, table.paper)}, table {table.number}: {table.title}"
 
 

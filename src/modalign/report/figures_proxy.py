@@ -224,19 +224,19 @@ def _draw_all(values: Values, shown: Sequence[Agreement], out: Path, labels: Map
     highest = max(max(values.per_case[method, shown[0].truth].values()) for method in there)
     legend_columns = max(1, int(columns * WIDTH / (0.095 * max(map(len, names)) + 0.35)))
     legend = 0.22 * -(-len(names) // legend_columns) + 0.02
-    width, height = 0.45 + columns * WIDTH, rows * HEIGHT + legend
+    width, height = 0.55 + columns * WIDTH, rows * HEIGHT + legend
     styles = method_styles(values.methods)
     with figure(width, height) as made:
         for index, entry in enumerate(shown):
             row, column = divmod(index, columns)
-            left, bottom = 0.5 + column * WIDTH, height - legend - (row + 1) * HEIGHT + 0.42
+            left, bottom = 0.6 + column * WIDTH, height - legend - (row + 1) * HEIGHT + 0.42
             size = (WIDTH - 0.3) / width, (HEIGHT - 0.95) / height
             axes = made.add_axes((left / width, bottom / height, *size))
             _draw(axes, values, entry, styles, first=column == 0)
             axes.set_ylim(0, 1.06 * highest or 1)
         for index, method in enumerate(there):
             row, column = divmod(index, legend_columns)
-            x, y = 0.5 + column * columns * WIDTH / legend_columns, height - 0.14 - 0.22 * row
+            x, y = 0.6 + column * columns * WIDTH / legend_columns, height - 0.14 - 0.22 * row
             colour, marker = styles[method]
             made.add_artist(_mark(x / width, y / height, colour, marker))
             made.text((x + 0.1) / width, y / height, names[index], va="center", fontsize=9.5)

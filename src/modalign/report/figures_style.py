@@ -79,8 +79,7 @@ def figure(width: float, height: float) -> Iterator["Figure"]:
 def save_figure(made: "Figure", stem: Path) -> Path:
     """Write ``stem.png`` and ``stem.pdf``, each at once or not at all; call it within :func:`figure`.
 
-    A PNG above :data:`LARGEST_PNG` gets a palette of 256, then of 64 colours, then fewer pixels, down to
-    :data:`LOWEST_DPI`.
+    A PNG above :data:`LARGEST_PNG` gets a palette of 256 colours, then fewer pixels, down to :data:`LOWEST_DPI`.
     Neither file carries a date, so the same figure gives the same bytes.
     """
     with replacing(stem.with_suffix(".pdf")) as temporary:
@@ -88,9 +87,8 @@ def save_figure(made: "Figure", stem: Path) -> Path:
     dpi = float(DPI)
     while True:
         content = _png(made, dpi)
-        for colours in (256, 64):
-            if len(content) > LARGEST_PNG:
-                content = _with_palette(content, colours)
+        if len(content) > LARGEST_PNG:
+            content = _with_palette(content)
         if len(content) <= LARGEST_PNG or dpi <= LOWEST_DPI:
             break
         dpi = max(LOWEST_DPI, 0.95 * dpi * (LARGEST_PNG / len(content)) ** 0.5)
@@ -107,11 +105,12 @@ def _png(made: "Figure", dpi: float) -> bytes:
     return buffer.getvalue()
 
 
-def _with_palette(png: bytes, colours: int) -> bytes:
+def _with_palette(png: bytes) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    # An octree keeps rare colours; median cut, the default, turns them grey among many greys.
+    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(buffer, "png", optimize=True)
     return buffer.getvalue()
 

@@ -76,7 +76,11 @@ def _ranks(ranking: Mapping[str, Any]) -> str:
     ]
     labels = [f"{MEASURES[m].label}{_arrow(m)}" if m in MEASURES else m for m in ranking["measures"]]
     caption = f"Mean ranks over {ranking['cases']} cases; 1 is best, darker is better"
-    text = f"<p>The best method is {escape(how_sure(ranking))}.</p>" if ranking["critical_difference"] else ""
+    text = (
+        f"<p>The method with the best mean rank: {escape(how_sure(ranking))}.</p>"
+        if ranking["critical_difference"]
+        else ""
+    )
     if ranking["critical_difference"] is None and ranking["note"]:
         text = f"<p>Differences between ranks are not tested: {escape(ranking['note'])}.</p>"
     left_out = "; ".join(f"{method}: {why}" for method, why in ranking["left_out"].items())

@@ -48,7 +48,8 @@ nav summary { font-weight: 600; cursor: pointer; padding: .5rem 0; }
 .facts dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .scroll { overflow-x: auto; margin: .6rem 0; max-width: 100%; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
-table { border-collapse: separate; border-spacing: 0; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.4; }
+table { border-collapse: separate; border-spacing: 0; font-size: .875rem; line-height: 1.4;
+  font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: 0 0 .5rem; }
 caption > span { display: block; position: sticky; left: 0; width: fit-content;
   max-width: min(46rem, calc(100vw - 2.5rem)); font-weight: 600; }

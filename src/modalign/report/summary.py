@@ -113,6 +113,8 @@ def how_sure(ranking: Mapping[str, Any] | None) -> str:
         return "nothing to compare with"
     if ranking["critical_difference"] is None:
         return f"not tested ({ranking['note']})"
+    if ranking["friedman_p"] >= 0.05:
+        return f"no significant difference among all methods (Friedman p = {ranking['friedman_p']:.2g})"
     best = ranking["methods"][0]["method"]
     alike = next((group for group in ranking["cliques"] if best in group), ())
     others = [name for name in alike if name != best]
