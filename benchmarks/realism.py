@@ -5,7 +5,6 @@ alignment, and writes ``table.md``, ``table.json`` and the pictures of :mod:`rea
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scenes import make_phantom
 
 from modalign.evaluate import measure_job
 from modalign.files import write_json, write_text
 from modalign.metrics.table import read_metrics
 from modalign.papers import PrintedValue, Row, printed_value, tables
-from modalign.phantoms.archives import make_archive
 from modalign.preprocess.prepare import prepare
 from modalign.runs import align_job
 
 IDENTITY = {"method": "identity", "dimension": 3}
-log = logging.getLogger("realism")
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def run(experiment: Experiment, out: Path, patients: int, seed: int, workers: in
 
     size = "x".join(map(str, experiment.size))
     archive = out / "archives" / f"{experiment.archive}-{size}-seed{seed}"
-    _make(experiment.archive, archive, experiment.size, patients, seed, workers)
+    make_phantom(experiment.archive, archive, experiment.size, patients, seed, workers)
     work = out / "runs" / "-".join([experiment.dataset, *experiment.variant.split()])
     # Nyul's landmarks need training cases; IMSE misaligns test cases only.
     fitted = experiment.recipe == "rbg-pelvis"
@@ -169,14 +167,6 @@ def run(experiment: Experiment, out: Path, patients: int, seed: int, workers: in
         options=experiment.measure_options,
     )
     return list(_compare(experiment, work / "metrics.tsv"))
-
-
-def _make(name: str, folder: Path, size: tuple[int, int, int], patients: int, seed: int, workers: int) -> None:
-    marker = folder / "modalign-phantom.json"
-    if marker.is_file() and json.loads(marker.read_text())["patients"] == patients:
-        return
-    log.info("phantom %s, %s voxels, %d patients", name, size, patients)
-    make_archive(name, folder, size=size, patients=patients, seed=seed, workers=workers)
 
 
 def _compare(experiment: Experiment, metrics: Path) -> Iterator[Comparison]:

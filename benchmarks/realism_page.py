@@ -1,17 +1,16 @@
 """Pictures of phantoms beside real scans: same level, same field of view, same window, radiological orientation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from realism import make_phantom
+from scenes import make_phantom
 
 from modalign.cases import Intensity
 from modalign.files import read_json, replacing
 from modalign.report.figures_display import BONE_HU, SOFT_TISSUE_HU, choose_window, show_slice
 from modalign.report.figures_style import figure
-from modalign.spatial.fields import warp_volume
 from modalign.volumes import Volume, read_volume
 
 PELVIS, ABDOMEN, HEAD, BRAIN = ("synthrad2023-task1-pelvis", "learn2reg-abdomen-mr-ct", "ixi", "brats2019")
@@ -189,43 +188,3 @@ def _show(axes, panel: Panel, field_mm: tuple[float, float]) -> None:  # type: i
         middle = (seen[0] + seen[-1]) / 2 * spacing[axis] if seen.size else values.shape[axis] * spacing[axis] / 2
         ends = middle - length / 2, middle + length / 2
         set_limits(*(ends[::-1] if axis == 0 else ends))
-
-
-OVERVIEW: tuple[tuple[str, tuple[int, int, int], str, str, float, Callable[[str], str]], ...] = ()
-
-
-def draw_overview(out: Path, path: Path, seed: int, workers: int) -> Path:
-    """Write a picture of all phantom archives: fixed and moving scan of one patient, on the fixed grid."""
-    from modalign.report.figures_display import checkerboard, square_size
-
-    archives = (
-        (PELVIS, (240, 200, 50), "**/1P*/mr.nii.gz", "**/1P*/ct.nii.gz", 0.45, (430, 300)),
-        ("goldatlas", (224, 190, 45), "**/mr_T2.nii.gz", "**/ct.nii.gz", 0.45, (430, 300)),
-        (ABDOMEN, (192, 160, 96), "**/imagesTr/*_0000.nii.gz", "**/imagesTr/*_0001.nii.gz", 0.5, (400, 300)),
-        ("synthrad2023-task2-brain", (200, 232, 50), "**/cbct.nii.gz", "**/2B*/ct.nii.gz", 0.6, (200, 240)),
-        (HEAD, (192, 192, 48), "*-T1.nii.gz", "*-T2.nii.gz", 0.55, (200, 240)),
-        (BRAIN, (160, 160, 52), "**/*_t1.nii.gz", "**/*_t2.nii.gz", 0.5, (180, 200)),
-        ("cermep", (160, 192, 64), "**/*_T1w.nii.gz", "**/*_ct.nii.gz", 0.62, (200, 240)),
-        ("hanseg", (256, 256, 66), "**/*_IMG_MR_T1.nrrd", "**/*_IMG_CT.nrrd", 0.35, (200, 240)),
-    )
-    side, caption = 1.15, 0.2
-    wide, tall = 6 * (side + GAP), 0.0
-    with figure(wide, 4 * (side * 1.2 + caption)) as made:
-        width, total = made.get_size_inches()
-        made.set_facecolor("white")
-        for number, (name, size, fixed_pattern, moving_pattern, fraction, field_mm) in enumerate(archives):
-            folder = out / "archives" / f"overview-{name}"
-            make_phantom(name, folder, size, 1, seed, workers)
-            fixed = _scan(next(folder.glob(fixed_pattern)))
-            moving = warp_volume(_scan(next(folder.glob(moving_pattern))), None, fixed.grid)
-            z = int(fraction * fixed.shape[2])
-            tall = (number // 2 + 1) * (side * 1.2 + caption)
-            greys = [_grey(volume, "ct" in pattern.lower()) for volume, pattern in ((fixed, fixed_pattern), (moving, moving_pattern))]
-            board = checkerboard(greys[0][:, :, z], greys[1][:, :, z], square_size(fixed.shape[:2], fixed.spacing, 7))
-            for column, values in enumerate((greys[0][:, :, z], greys[1][:, :, z], board)):
-                left = (number % 2 * 3 + column) * (side + GAP)
-                axes = made.add_axes((left / width, 1 - tall / total, side / width, side * 1.2 / total))
-                show_slice(axes, values, fixed.spacing)
-                axes.set_axis_off()
-            made.text(number % 2 * 3 * (side + GAP) / width, 1 - (tall - side * 1.2 - 0.04) / total, name, fontsize=8)
-        return _save_small(made, path)

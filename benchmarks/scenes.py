@@ -1,7 +1,15 @@
-"""The images, fields and masks that the benchmarks run on: smooth, seeded, in the intensities of prepared scans."""
+"""What the benchmarks run on: smooth seeded images and fields, and phantom archives."""
+
+import logging
+from pathlib import Path
 
 import numpy as np
 import scipy.ndimage as ndi
+
+from modalign.files import read_json
+from modalign.phantoms.archives import VERSION, make_archive
+
+log = logging.getLogger(__name__)
 
 
 def smooth_image(shape: tuple[int, ...], seed: int, sigma: float = 2.0) -> np.ndarray:
@@ -21,3 +29,15 @@ def smooth_field(shape: tuple[int, int, int], seed: int, largest_voxels: float =
     rng = np.random.default_rng(seed)
     field = np.stack([ndi.gaussian_filter(rng.standard_normal(shape), sigma) for _ in range(3)])
     return (field / np.abs(field).max() * largest_voxels).astype(np.float32)
+
+
+def make_phantom(
+    name: str, folder: Path, size: tuple[int, int, int], patients: int, seed: int, workers: int = 1
+) -> None:
+    """Write a phantom archive into `folder`, unless the same one is there."""
+    marker = folder / "modalign-phantom.json"
+    wanted = {"archive": name, "size": list(size), "patients": patients, "seed": seed, "version": VERSION}
+    if marker.is_file() and read_json(marker) == wanted:
+        return
+    log.info("phantom %s, %s voxels, %d patients", name, size, patients)
+    make_archive(name, folder, size=size, patients=patients, seed=seed, workers=workers)

@@ -106,9 +106,7 @@ rule prepare_cases:
         index=subpath(input[0], parent=True),
         out=subpath(output[0], parent=True),
         recipe=lambda wildcards: PLAN.datasets[wildcards.dataset]["recipe"],
-        overrides=lambda wildcards: as_argument(
-            PLAN.datasets[wildcards.dataset].get("overrides", {})
-        ),
+        overrides=lambda wildcards: as_argument(PLAN.overrides(wildcards.dataset)),
         seed=config["seed"],
         code=code_digest("modalign.preprocess.*"),
     shell:
