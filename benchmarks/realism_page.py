@@ -16,6 +16,7 @@ from modalign.volumes import Volume, read_volume
 PELVIS, ABDOMEN, HEAD, BRAIN = ("synthrad2023-task1-pelvis", "learn2reg-abdomen-mr-ct", "ixi", "brats2019")
 SIZES = {PELVIS: (384, 320, 60), ABDOMEN: (192, 160, 96), HEAD: (256, 256, 54), BRAIN: (240, 240, 62)}
 """Voxels: in plane those of the archives, in slices a few millimetres thick."""
+PATIENTS = {PELVIS: 2, ABDOMEN: 2, HEAD: 1, BRAIN: 1}
 WIDTH, GAP, CAPTION = 2.6, 0.06, 0.24
 """Inches."""
 
@@ -43,8 +44,8 @@ def draw_page(out: Path, real: Path | None, seed: int, workers: int) -> list[Pat
     """Write ``page.png`` and one PNG per row; without `real`, the folder of real scans, phantoms alone."""
     folders = {name: out / "archives" / f"pictures-{name}" for name in SIZES}
     for name, folder in folders.items():
-        # The second pelvis of seed 0 is a woman's, as the real one.
-        make_phantom(name, folder, SIZES[name], 2, seed, workers)
+        # A man's and a woman's pelvis: the real one is a woman's.
+        make_phantom(name, folder, SIZES[name], PATIENTS[name], seed, workers)
     rows = [*_pelvis(folders[PELVIS], real), *_abdomen(folders[ABDOMEN], real)]
     rows += [*_head(folders[HEAD], real), *_brain(folders[BRAIN], real)]
     written = [_draw([row], out / f"row-{row.name}.png") for row in rows]

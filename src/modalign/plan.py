@@ -155,6 +155,8 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         raise ConfigError(f"extra_datasets: there is no data set {min(unknown)!r}; they are: {', '.join(all_datasets)}")
     used = {dataset for dataset, _ in cells} | set(config.get("extra_datasets", ()))
     cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
+    # Everything is compared with doing nothing.
+    cells |= {(dataset, name) for dataset in used for name in variants if variants[name].method == "identity"}
     for dataset, variant_name in sorted(cells):
         _check_cell(dataset, all_datasets, variants[variant_name])
     datasets = {name: all_datasets[name] for name in all_datasets if name in used}

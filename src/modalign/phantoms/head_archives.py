@@ -163,14 +163,16 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
     """Write one patient of HaN-Seg: ``set_1/case_<number>/case_<number>_{IMG_CT,IMG_MR_T1,OAR_<name>.seg}.nrrd``.
 
     `size` counts CT voxels along R, A, S over 300 x 300 x 270 mm, nominally 512 x 512 x 135 of 0.59 x 0.59 x 2 mm; the
-    T1 is coarser, nominally 256 x 256 x 84 of 0.94 x 0.94 x 3 mm. The scans are not registered, and as published the
-    organs at risk are drawn on the CT only; the truth has them in both, for both directions.
+    T1 has as many voxels over 240 x 240 x 252 mm, but no more than 256 x 256 x 84 of 0.94 x 0.94 x 3 mm. The scans are
+    not registered, and as published the organs at risk are drawn on the CT only; the truth has them in both, for both
+    directions.
     """
     archive, number = "hanseg", f"case_{patient + 1:02d}"
     grid = covering(size, (300.0, 300.0, 270.0), (0, -8, -48))
     rng = generator(seed, archive, str(patient), "anatomy")
     middle = tuple(np.add((0, -8, -50), rng.normal(0, 3, 3)))
-    mr_grid = covering(scaled_size(size, (512, 512, 135), (256, 256, 84)), (240.0, 240.0, 252.0), middle)
+    mr_size = (min(size[0], 256), min(size[1], 256), min(size[2], 84))
+    mr_grid = covering(mr_size, (240.0, 240.0, 252.0), middle)
     subject = draw_subject(make_head(rng, float(grid.spacing.min())), rng)
     motion = head_motion(
         rng, rotation_deg=2.0, translation_mm=3.6, flexion_deg=4.0, distortion_mm=0.5, soft_tissue_mm=2.0

@@ -81,7 +81,8 @@ def resize(
     """Give the fixed scan `size` voxels (None keeps an axis) over the same field of view, or the middle of it.
 
     `field_of_view_mm` says how much of each axis to keep (None: all). With `keep_aspect`, x and y get one common
-    factor, the largest that fits into `size`; a padding step completes them. Without `enlarge` that factor is at most 1.
+    factor, the largest that fits into `size`; a padding step completes them. Without `enlarge` that factor is at most
+    1.
     """
     old = case.grid.shape
     target = [n if want is None else want for n, want in zip(old, size, strict=True)]
