@@ -11,7 +11,7 @@ from modalign.similarity.mind import mind_ssc
 
 def races() -> list[Race]:
     """The descriptor alone, and with a gradient through it, as a loss needs it."""
-    image = torch.from_numpy(smooth_image((80, 80, 80), seed=0))[None, None]
+    image = torch.from_numpy(smooth_image((96, 96, 96), seed=0))[None, None]
     small = torch.from_numpy(smooth_image((64, 64, 64), seed=0))[None, None].requires_grad_()
 
     def gradient(descriptor: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def races() -> list[Race]:
 
     peer = "convexAdam `MINDSSC`"
     return [
-        Race("MIND-SSC, 80³", peer, lambda: mind_ssc(image), lambda: _theirs(image), channels_difference),
+        Race("MIND-SSC, 96³", peer, lambda: mind_ssc(image), lambda: _theirs(image), channels_difference),
         Race("MIND-SSC and gradient, 64³", peer, lambda: gradient(mind_ssc(small)), lambda: gradient(_theirs(small))),
     ]
 

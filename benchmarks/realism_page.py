@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scenes import make_phantom
 
-from modalign.cases import Intensity
 from modalign.files import read_json, replacing
-from modalign.report.figures_display import BONE_HU, SOFT_TISSUE_HU, choose_window, show_slice
+from modalign.report.figures_display import BONE_HU, SOFT_TISSUE_HU, show_slice
 from modalign.report.figures_style import figure
 from modalign.volumes import Volume, read_volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PELVIS, ABDOMEN, HEAD, BRAIN = ("synthrad2023-task1-pelvis", "learn2reg-abdomen-mr-ct", "ixi", "brats2019")
 SIZES = {PELVIS: (384, 320, 60), ABDOMEN: (192, 160, 96), HEAD: (256, 256, 54), BRAIN: (240, 240, 62)}
 """Voxels: in plane those of the archives, in slices a few millimetres thick."""
-PATIENTS = {PELVIS: 2, ABDOMEN: 2, HEAD: 1, BRAIN: 1}
+PATIENTS = {PELVIS: 2, ABDOMEN: 2, HEAD: 1, BRAIN: 2}
 WIDTH, GAP, CAPTION = 2.6, 0.06, 0.24
 """Inches."""
 
@@ -108,16 +111,16 @@ def _head(folder: Path, real: Path | None) -> list[PictureRow]:
 
 def _brain(folder: Path, real: Path | None) -> list[PictureRow]:
     rows = []
-    scans = sorted(folder.rglob("*_seg.nii.gz"))[:1]
+    tumours = {path: _scan(path) for path in sorted(folder.rglob("*_seg.nii.gz"))}
+    areas = {path: (tumour.data > 0).sum((0, 1)) for path, tumour in tumours.items()}
+    largest = max(areas, key=lambda path: int(areas[path].max()))
+    # At the level of the real healthy slices, with as little of a tumour as there is.
+    level = int(0.56 * SIZES[BRAIN][2])
+    least = min(areas, key=lambda path: int(areas[path][level]))
     for contrast in ("t1", "t2"):
-        tumour, healthy = [], []
-        for path in scans:
-            area = (_scan(path).data > 0).sum((0, 1))
-            image = _scan(path.with_name(path.name.replace("_seg", f"_{contrast}")))
-            slices = np.arange(area.size)
-            free = slices[(area == 0) & (slices > 0.3 * area.size) & (slices < 0.75 * area.size)]
-            tumour.append(Panel("phantom", image, int(area.argmax())))
-            healthy.append(Panel("phantom", image, int(free[free.size // 2]) if free.size else area.size // 2))
+        images = {path: _scan(path.with_name(path.name.replace("_seg", f"_{contrast}"))) for path in areas}
+        tumour = [Panel("phantom", images[largest], int(areas[largest].argmax()))]
+        healthy = [Panel("phantom", images[least], level)]
         glioma = f"tcga_glioma_brats_space/TCGA-{{}}_{contrast}"
         tumour += _real(real, {glioma.format("DU-7294"): 0.73, glioma.format("FG-6692"): 0.6})
         upper = contrast.upper()
@@ -172,13 +175,13 @@ def _draw(rows: Sequence[PictureRow], path: Path) -> Path:
     return path
 
 
-def _show(axes, panel: Panel, field_mm: tuple[float, float]) -> None:  # type: ignore[no-untyped-def]
+def _show(axes: "Axes", panel: Panel, field_mm: tuple[float, float]) -> None:
     spacing = panel.volume.spacing
     values = panel.volume.data[:, :, panel.level].astype(np.float32)
     if panel.hu is None:
-        window = choose_window(panel.volume.data, Intensity())
-        low, high = window.low, window.high
-        body = values > low + 0.12 * (high - low)
+        # From zero signal on: percentiles would make white matter black where nothing else is darker.
+        low, high = 0.0, float(np.percentile(panel.volume.data[panel.volume.data > 0], 99))
+        body = values > 0.12 * high
     else:
         (low, high), body = panel.hu, values > -300
     show_slice(axes, values, spacing, limits=(low, high))

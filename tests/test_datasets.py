@@ -19,7 +19,7 @@ from modalign.datasets.splits import PRESETS, draw_split
 from modalign.errors import ConfigError, DataError
 from modalign.files import write_json
 from modalign.spatial.fields import write_itk_field
-from modalign.volumes import Grid, Volume, axis_aligned, to_sitk, write_volume
+from modalign.volumes import Grid, Volume, axis_aligned, read_volume, to_sitk, write_volume
 
 SHAPE = (8, 7, 6)
 _counter = iter(range(10**6))
@@ -169,16 +169,33 @@ def test_brats_releases(tmp_path, release, case, files):
     paths = [tmp_path / case / file.format(name) for file in files.split()]
     for path in paths:
         labels(path, 1, 2)
-    (found,) = listed("brats", tmp_path, release=release)
+    (found,) = listed("brats", tmp_path, release=release, labels="regions")
     assert (found.case, found.moving, found.fixed, found.fixed_labels, found.moving_labels) == (
         name, paths[0], paths[1], paths[2], paths[2],
     )  # fmt: skip
     assert found.patient == ("BraTS-GLI-00003" if release == "2023" else None)
-    names = reader("brats").labels(reader("brats").parse({"release": release}))
+    names = reader("brats").labels(reader("brats").parse({"release": release, "labels": "regions"}))
     assert names[3 if release == "2023" else 4] == "enhancing_tumour"
     other = "2021" if release == "2019" else "2019"
     with pytest.raises(DataError, match=f"holds BraTS {release}, not {other}: set `release: '{release}'`"):
         listed("brats", tmp_path, release=other)
+
+
+@pytest.mark.parametrize(("option", "structures"), [("whole", {1: 3}), ("regions", {1: 1, 2: 1, 4: 1})])
+def test_brats_labels_are_the_whole_tumour_or_its_regions(tmp_path, option, structures):
+    folder = tmp_path / "data/HGG/BraTS19_CBICA_ASH_1"
+    for name in ("t1", "t2"):
+        scan(folder / f"{folder.name}_{name}.nii.gz")
+    seg = np.zeros(SHAPE, np.uint8)
+    seg[1, 1, 1:4] = (1, 2, 4)
+    scan(folder / f"{folder.name}_seg.nii.gz", data=seg)
+    record, (row,) = index(tmp_path / "data", "brats", options={"labels": option})
+    names = {int(value): name for value, name in record["labels"].items()}
+    grid = read_volume(folder / f"{folder.name}_t1.nii.gz").grid
+    for side in ("fixed", "moving"):
+        read = read_labels(label_files(row[f"{side}_labels"], tmp_path / "data"), grid, names).data
+        assert {value: int((read == value).sum()) for value in names} == structures
+    assert (list(names.values()) == ["whole_tumour"]) == (option == "whole")
 
 
 def test_learn2reg_current_archive_knows_mr_from_ct_pairs_and_the_split(tmp_path):

@@ -12,7 +12,8 @@ from modalign.phantoms.head import LABELS, OARS, label_of, make_head, make_strip
 from modalign.phantoms.head_scans import Subject, covering, draw_subject, head_motion, scaled_size, stored_along
 from modalign.phantoms.motion import Motion
 from modalign.phantoms.mr import signal_table
-from modalign.phantoms.render import Raster
+from modalign.phantoms.render import Raster, render_labels
+from modalign.seeds import generator
 from modalign.spatial.fields import read_itk_field, warp_volume
 from modalign.volumes import Grid, Volume, read_volume
 
@@ -89,6 +90,7 @@ class TestLayouts:
             assert set(np.unique(seg)) == ({0, 1, 2, 4} if folder.parent.name == "HGG" else {0, 1, 2})
             brain = scans["t1"].data > 0
             assert 0.05 < brain.mean() < 0.4
+            assert brain[:, :, 0].mean() < 0.01, "nothing is left below the cut through the stem, noise neither"
             assert not any(scans[n].data[~brain & (scans["t2"].data == 0)].any() for n in ("t1ce", "flair"))
             healthy = brain & (seg == 0)
             # Edema is what FLAIR is made to show.
@@ -232,6 +234,30 @@ class TestAnatomy:
             grey, white = (head.labels({name: 1}).sum() for name in ("grey_matter", "white_matter"))
             assert 0.8 < grey / white < 2.2
 
+    def test_parotids_are_as_large_as_in_adults(self, heads: list[Raster]) -> None:
+        for head in heads:
+            labels = head.labels(label_of(head.anatomy, OARS))
+            for value in (1, 2):
+                found = np.argwhere(labels == value)
+                assert 18 < len(found) * float(np.prod(head.grid.spacing)) / 1000 < 38, OARS[value]
+                assert 45 < np.ptp(found[:, 2]) * head.grid.spacing[2] < 80, (
+                    "from below the arch to the angle of the jaw"
+                )
+
+    def test_gliomas_are_as_large_as_in_brats(self) -> None:
+        grid = covering((44, 44, 28), (220.0, 220.0, 140.0), (0, -18, 8))
+        parts = dict.fromkeys(("edema", "infiltrated_cortex", "enhancing", "necrosis", "tumour_core"), 1)
+        millilitre = []
+        for seed in range(18):
+            anatomy = make_stripped_brain(generator(1, "gliomas", str(seed), "anatomy"), seed % 3 != 2, 5.0)
+            tumour = render_labels(anatomy, grid, parts) > 0
+            millilitre.append(float(tumour.sum() * np.prod(grid.spacing) / 1000))
+            left = grid.affine[0, 3] + grid.spacing[0] * np.nonzero(tumour)[0] < 0
+            assert left.all() or not left.any(), "the falx holds the tumour on its side"
+        assert 60 < np.median(millilitre) < 120
+        assert 10 < min(millilitre) < 60
+        assert 110 < max(millilitre) < 260
+
     def test_subjects_differ(self, heads: list[Raster]) -> None:
         brains = [h.labels(label_of(h.anatomy, LABELS)) == 1 for h in heads]
         assert dice(*brains) < 0.97
@@ -256,8 +282,6 @@ class TestAnatomy:
         brain = make_stripped_brain(np.random.default_rng(1), high_grade=False, voxel_mm=1.5)
         grid = covering((100, 100, 1), (150.0, 150.0, 1.5), (0, -18, 40))
         t1 = signal_table("mprage", ti_ms=900, tr_ms=2300, te_ms=3, flip_deg=9)
-        from modalign.phantoms.render import render_labels
-
         labels = render_labels(brain, grid, {"csf": 1, "sulci": 1, "grey_matter": 2, "white_matter": 3})[:, :, 0]
         touching = np.zeros((4, 4), int)
         for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):

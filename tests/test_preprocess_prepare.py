@@ -348,6 +348,21 @@ def test_overrides_in_either_form_reach_the_step():
     assert "n4" not in {s["name"] for s in resolve("registformer-pelvis", {"n4": False})}
 
 
+def test_the_imse_recipes_say_what_the_paper_and_its_release_say():
+    steps = {name: {s["name"]: s["parameters"] for s in resolve(name)} for name in RECIPES if name.startswith("imse")}
+    assert [name for name in steps if "rigid" in steps[name]] == ["imse-2d-clinical", "imse-3d-clinical"]
+    for name, found in steps.items():
+        moved = found["misalign"]
+        assert (moved["alpha_voxels"], moved["sigma_voxels"], moved["scale"], moved["of"]) == (80, 12, 0.08, "all")
+        in_plane = "2d" in name
+        assert moved["rotation_deg"] == ([0, 0, 3] if in_plane else [3, 3, 3])
+        assert moved["translation_half_fov"] == [0.08, 0.08, 0 if in_plane else 0.04]
+    released = {"rotation_deg": [1, 1, 1], "translation_half_fov": [0.01, 0.01, 0.005], "scale": 0.01}
+    found = {s["name"]: s["parameters"] for s in resolve("imse-3d", {"misalign": released})}["misalign"]
+    assert found["rotation_deg"] == [1, 1, 1]
+    assert found["alpha_voxels"] == 80
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_prepares_small_scans_quickly(recipe, index, brain_index, tmp_path):
     source = brain_index if "ixi" in recipe or recipe.startswith("imse") or recipe == "known-deformation" else index

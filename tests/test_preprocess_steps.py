@@ -293,6 +293,21 @@ def test_in_plane_fields_leave_z_alone():
     assert np.ptp(many, axis=3).max() > 0.5
 
 
+def test_resizing_can_keep_the_middle_of_the_field_of_view(rng, context):
+    case = make(rng)
+    start, step = case.grid.affine[:3, 3], case.grid.spacing
+    ramp = case.fixed.like((start[0] + step[0] * np.indices(case.fixed.shape, dtype=np.float32)[0]).astype(np.float32))
+    kept = [case.fixed.shape[0] * step[0] / 2, None, 1000.0]
+    size = [case.fixed.shape[0], *case.fixed.shape[1:]]
+    done, _ = geometry.resize(dataclasses.replace(case, fixed=ramp), context, size=size, field_of_view_mm=kept)
+    assert done.fixed.shape == case.fixed.shape
+    np.testing.assert_allclose(done.grid.spacing, step * [0.5, 1, 1])
+    middle = [g.affine @ [*((np.array(g.shape) - 1) / 2), 1] for g in (case.grid, done.grid)]
+    np.testing.assert_allclose(middle[0], middle[1], atol=1e-9)
+    x = done.grid.affine[0, 3] + done.grid.spacing[0] * np.arange(done.fixed.shape[0])
+    np.testing.assert_allclose(done.fixed.data[:, 3, 3], x, atol=1e-3)
+
+
 def test_labelled_slices_are_found_and_kept(rng, context):
     case = make(rng)
     labels = np.zeros(SHAPE, dtype=np.int16)

@@ -136,7 +136,7 @@ def _deep_tissue(skin: Distance, septa: Lattice, fat_mm: float) -> list[Structur
     masseter = ellipsoid((55, 22, -66), (8, 15, 24))
     pterygoid = ellipsoid((36, 12, -58), (9, 13, 17))
     tongue = ellipsoid((0, 38, -76), (21, 27, 16))
-    # Behind the jaw, between it and the mastoid, with a deep lobe, a sheet over the masseter and a tail below the angle.
+    # Between jaw and mastoid, with a deep lobe, a sheet over the masseter and a tail below the angle of the jaw.
     parotid = union(
         ellipsoid((58, -11, -64), (14, 13, 29)),
         ellipsoid((45, -12, -61), (11, 10, 22)),

@@ -222,14 +222,14 @@ RECIPES: dict[str, Recipe] = {
     ),
     "imse-2d-clinical": Recipe(
         "IMSE, section 4.2: head and neck CT-MR, slices of 192 x 192 that have contours. " + _CLINICAL,
-        _imse([192, 192, None], in_plane=True, registered=False),
+        _imse([192, 192, None], in_plane=True, registered=False, field_of_view_mm=[240.0, 240.0, None]),
     ),
     "imse-3d-clinical": Recipe(
         "IMSE, section 4.2: head and neck CT-MR, volumes. "
         + _CLINICAL
         + " 3 degrees, 8 % and 8 % as for BraTS; the settings of "
         + _RELEASED_3D,
-        _imse([128, 128, 48], in_plane=False, registered=False),
+        _imse([128, 128, 48], in_plane=False, registered=False, field_of_view_mm=[240.0, 240.0, 240.0]),
     ),
     "cao-pelvis": Recipe(
         "Cao et al. 2018, section 3: linear registration by mutual information, 1 mm, crop to 218 x 196 x 100. The "

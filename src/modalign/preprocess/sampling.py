@@ -80,23 +80,23 @@ def resample(volume: Volume, grid: Grid, order: int = 1, fill: float | None = No
     return Volume(values, grid.affine.copy())
 
 
+def kept_voxels(grid: Grid, field_of_view_mm: Sequence[float | None] | None) -> np.ndarray:
+    """How many voxels, with fractions, lie along each axis in a field of view of at most so many mm; None is all."""
+    most = [np.inf if mm is None else mm for mm in field_of_view_mm or (None, None, None)]
+    return np.minimum(grid.shape, np.array(most) / grid.spacing)
+
+
 def resized_grid(
     grid: Grid, size: tuple[int, int, int], field_of_view_mm: Sequence[float | None] | None = None
 ) -> Grid:
     """A grid of `size` voxels over the same field of view, voxel edges included, or over the middle of it.
 
-    `field_of_view_mm` is how much of each axis to keep; None keeps all.
+    `field_of_view_mm` is how much of each axis to keep at most; None keeps all.
     """
-    old = np.array(grid.shape)
-    if field_of_view_mm is None:
-        kept = old.astype(float)
-    else:
-        pairs = zip(field_of_view_mm, grid.shape, grid.spacing, strict=True)
-        kept = np.array([n if mm is None else mm / step for mm, n, step in pairs])
-    ratio = kept / np.array(size)
+    ratio = kept_voxels(grid, field_of_view_mm) / np.array(size)
     affine = grid.affine.copy()
     affine[:3, :3] = affine[:3, :3] * ratio
-    affine[:3, 3] += grid.affine[:3, :3] @ ((old - 1) / 2 - ratio * (np.array(size) - 1) / 2)
+    affine[:3, 3] += grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2 - ratio * (np.array(size) - 1) / 2)
     return Grid(size, affine)
 
 

@@ -10,7 +10,7 @@ from modalign.cases import Case
 from modalign.errors import ConfigError
 from modalign.preprocess import truth
 from modalign.preprocess.context import StepContext
-from modalign.preprocess.sampling import resample, resized_grid, respaced_grid
+from modalign.preprocess.sampling import kept_voxels, resample, resized_grid, respaced_grid
 from modalign.volumes import apply_affine
 
 Outcome = tuple[Case, dict[str, Any]]
@@ -80,16 +80,17 @@ def resize(
 ) -> Outcome:
     """Give the fixed scan `size` voxels (None keeps an axis) over the same field of view, or the middle of it.
 
-    `field_of_view_mm` says how much of each axis to keep (None: all). With `keep_aspect`, x and y get one common
-    factor, the largest that fits into `size`; a padding step completes them. Without `enlarge` that factor is at most
-    1.
+    `field_of_view_mm` says how much of each axis to keep at most (None: all). With `keep_aspect`, x and y get one
+    common factor, the largest that fits into `size`; a padding step completes them. Without `enlarge` that factor is
+    at most 1.
     """
     old = case.grid.shape
     target = [n if want is None else want for n, want in zip(old, size, strict=True)]
     if keep_aspect:
-        factor = min(target[0] / old[0], target[1] / old[1])
+        kept = kept_voxels(case.grid, field_of_view_mm)
+        factor = float(min(target[0] / kept[0], target[1] / kept[1]))
         factor = factor if enlarge else min(factor, 1.0)
-        target[:2] = [max(round(n * factor), 1) for n in old[:2]]
+        target[:2] = [max(round(n * factor), 1) for n in kept[:2].tolist()]
     grid = resized_grid(case.grid, (target[0], target[1], target[2]), field_of_view_mm)
     if grid.same_as(case.grid):
         return case, {"shape": list(old)}
