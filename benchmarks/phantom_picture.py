@@ -85,7 +85,7 @@ def _slices(folder: Path, archive: Archive) -> tuple[list[np.ndarray], np.ndarra
     seen = [np.flatnonzero((greys[0] > 0.15).mean(axis) > 0.02) for axis in (1, 0)]
     box = tuple(slice(max(s[0] - 3, 0), s[-1] + 4) for s in seen)
     greys = [grey[box] for grey in greys]
-    return [*greys, checkerboard(*greys, square_size(greys[0].shape, fixed.spacing, 5))], fixed.spacing
+    return [*greys, checkerboard(greys[0], greys[1], square_size(greys[0].shape, fixed.spacing, 5))], fixed.spacing
 
 
 def _grey(values: np.ndarray, modality: str, body: bool) -> np.ndarray:

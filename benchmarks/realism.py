@@ -67,8 +67,9 @@ MILDER = (
         "as in the released 3D settings",
         {
             "misalign.rotation_deg": [1.0, 1.0, 1.0],
-            "misalign.translation_half_fov": [0.01, 0.01, 0.01],
+            "misalign.translation_half_fov": [0.01, 0.01, 0.005],
             "misalign.scale": 0.01,
+            "misalign.alpha_voxels": 120.0,
         },
     ),
 )

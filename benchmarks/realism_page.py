@@ -187,8 +187,13 @@ def _show(axes: "Axes", panel: Panel, field_mm: tuple[float, float]) -> None:
     show_slice(axes, values, spacing, limits=(low, high))
     axes.set_axis_off()
     # The middle of the box around the body: a centre of mass would follow what is bright.
-    for axis, (set_limits, length) in enumerate(((axes.set_xlim, field_mm[0]), (axes.set_ylim, field_mm[1]))):
-        seen = np.flatnonzero(body.mean(1 - axis) > 0.03)
-        middle = (seen[0] + seen[-1]) / 2 * spacing[axis] if seen.size else values.shape[axis] * spacing[axis] / 2
-        ends = middle - length / 2, middle + length / 2
-        set_limits(*(ends[::-1] if axis == 0 else ends))
+    (left, right), ends = (_around(body.mean(1 - axis), spacing[axis], field_mm[axis]) for axis in (0, 1))
+    axes.set_xlim(right, left)
+    axes.set_ylim(*ends)
+
+
+def _around(share: np.ndarray, spacing: float, length_mm: float) -> tuple[float, float]:
+    """Both ends, mm from the first voxel, of `length_mm` about the middle of what has body in it."""
+    seen = np.flatnonzero(share > 0.03)
+    middle = (seen[0] + seen[-1]) / 2 if seen.size else share.size / 2
+    return middle * spacing - length_mm / 2, middle * spacing + length_mm / 2

@@ -14,8 +14,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-BENCHMARKS = ("mind", "lncc", "mutual_information", "warping", "integration", "surfaces", "nmi", "frechet", "loading")
-BENCHMARKS += ("jacobian",)
+BENCHMARKS = (
+    *("mind", "lncc", "mutual_information", "warping", "integration"),
+    *("surfaces", "nmi", "frechet", "loading", "jacobian"),
+)
 log = logging.getLogger("benchmarks")
 
 

@@ -183,17 +183,17 @@ def test_brats_releases(tmp_path, release, case, files):
 
 @pytest.mark.parametrize(("option", "structures"), [("whole", {1: 3}), ("regions", {1: 1, 2: 1, 4: 1})])
 def test_brats_labels_are_the_whole_tumour_or_its_regions(tmp_path, option, structures):
-    folder = tmp_path / "data/HGG/BraTS19_CBICA_ASH_1"
+    folder = tmp_path / "HGG/BraTS19_CBICA_ASH_1"
     for name in ("t1", "t2"):
         scan(folder / f"{folder.name}_{name}.nii.gz")
     seg = np.zeros(SHAPE, np.uint8)
     seg[1, 1, 1:4] = (1, 2, 4)
     scan(folder / f"{folder.name}_seg.nii.gz", data=seg)
-    record, (row,) = index(tmp_path / "data", "brats", options={"labels": option})
-    names = {int(value): name for value, name in record["labels"].items()}
-    grid = read_volume(folder / f"{folder.name}_t1.nii.gz").grid
-    for side in ("fixed", "moving"):
-        read = read_labels(label_files(row[f"{side}_labels"], tmp_path / "data"), grid, names).data
+    (found,) = listed("brats", tmp_path, labels=option)
+    names = reader("brats").labels(reader("brats").parse({"labels": option}))
+    grid = read_volume(found.fixed).grid
+    for files in (found.fixed_labels, found.moving_labels):
+        read = read_labels(files, grid, names).data
         assert {value: int((read == value).sum()) for value in names} == structures
     assert (list(names.values()) == ["whole_tumour"]) == (option == "whole")
 

@@ -103,8 +103,9 @@ def _imse(
 
 _RELEASED_3D = (
     "IMSE-3D-Full, which leave next to nothing to register, are the override misalign: {rotation_deg: [1, 1, 1], "
-    "translation_half_fov: [0.01, 0.01, 0.005], scale: 0.01, alpha_voxels: 120}. The initial overlap that the paper "
-    "prints lies between what the two give."
+    "translation_half_fov: [0.01, 0.01, 0.005], scale: 0.01, alpha_voxels: 120}. The printed initial Dice lies between "
+    "what the two give on phantoms. Text and code misalign both scans, independently; the printed value is what "
+    "phantoms give with one of them misaligned (misalign.of: moving)."
 )
 _CLINICAL = (
     "The paper doesn't say how its pairs were brought together before they were misaligned; HaN-Seg, which stands in "
