@@ -133,3 +133,21 @@ def test_absent_data_are_answered_with_where_to_get_them_and_where_to_put_them(c
     assert "cermep" in answer.lower()
     assert str(tmp_path / "data" / "cermep") in answer
     assert "http" in answer
+
+
+@pytest.mark.parametrize("paper", ["rbg", "registformer", "locor", "imse", "cao2018"])
+def test_at_full_scale_nothing_of_the_default_run_is_cut_down(config, paper):
+    _merge(config, yaml.safe_load((ROOT / "config" / f"{paper}.yaml").read_text()))
+    plan = make_plan(config)
+    options = {name: plan.variants[name].options for _, name in plan.cells}
+    assert not any(set(chosen) & {"steps", "iterations", "linear_iterations"} for chosen in options.values()), options
+    assert not any("small" in str(chosen.get("preset")) for chosen in options.values())
+    assert all(plan.overrides(dataset).get("size") is None for dataset in plan.datasets)
+
+
+def _merge(config, overlay):
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _merge(config[key], value)
+        else:
+            config[key] = value

@@ -177,16 +177,18 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
 def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Variant:
     kind = _with_name(name, lambda: method_class(entry["method"]))
     dimension = entry.get("dimension")
+    # null in an overlay takes back what the configuration below it sets.
+    options = {key: value for key, value in entry.get("options", {}).items() if value is not None}
     # As the job will make it, so that options that don't go with its needs are refused now.
     stand_ins: Any = dict.fromkeys(entry.get("needs", {}))
     context = Context(model=Path(), needs=stand_ins)
-    _with_name(name, lambda: kind(entry.get("options"), dimension or max(kind.dimensions), context))
+    _with_name(name, lambda: kind(options, dimension or max(kind.dimensions), context))
     seeds = entry.get("seeds") or (config["seeds"] if kind.is_trained() else config["seeds"][:1])
     return Variant(
         name=name,
         method=entry["method"],
         dimension=dimension,
-        options=entry.get("options", {}),
+        options=options,
         needs=entry.get("needs", {}),
         seeds=tuple(seeds),
         shards=entry.get("shards", 1),
