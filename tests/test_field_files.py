@@ -115,6 +115,27 @@ def test_field_file_and_own_warp_agree(oblique_pair, tmp_path, name, options):
     assert_agree(alignment.image.data, by_sitk, by_sitk > -999, 1e-4)
 
 
+def test_the_field_file_of_voxelmorph_and_its_own_warp_agree(oblique_pair, tmp_path):
+    """Any weights will do, as long as the field is large: what counts is how it gets to the grid and into the file."""
+    import torch
+
+    from modalign.training.registration import save_weights
+
+    case, _ = oblique_pair
+    method = method_class("voxelmorph")({"preset": "small"}, 3, Context(model=tmp_path))
+    torch.manual_seed(0)
+    network = method._network()
+    torch.nn.init.normal_(network.flow.weight, std=0.0003)
+    limits = {"fixed": [0.0, 1.0], "moving": [0.0, 1.0]}
+    save_weights(tmp_path / "weights.pt", network.state_dict(), dimension=3, limits=limits)
+    alignment = method.align(blind(case))
+    assert np.linalg.norm(alignment.field, axis=0).mean() > 0.3
+    by_sitk = warp_with_sitk(case, alignment.field, tmp_path)
+    seen = by_sitk > -999
+    assert_agree(alignment.image.data, by_sitk, seen, 1e-4)
+    assert not _agree(warp_with_sitk(case, -alignment.field, tmp_path), alignment.image.data, seen)
+
+
 def test_a_random_field_survives_the_file_and_warps_alike(oblique_pair, tmp_path, rng):
     case, _ = oblique_pair
     import scipy.ndimage as ndi

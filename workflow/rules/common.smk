@@ -24,11 +24,13 @@ except ModalignError as error:
 if absent:
     raise WorkflowError("\n\n".join(absent))
 
-# Environments of conda don't inherit PYTHONPATH. Libraries get one thread each: jobs run beside each
-# other, and the number of threads would change the last digits.
+# Environments of conda don't inherit PYTHONPATH. Libraries get one thread each: jobs run beside each other, and the
+# number of threads would change the last digits. The memory allocator of Linux keeps tensors beyond 32 MB
+# instead of giving them back to the kernel, which would zero them anew at every step of a training on the CPU.
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))} OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 "
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 MPLBACKEND=Agg; "
+    f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))} OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg "
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TRIM_THRESHOLD_=16000000000 "
+    "MALLOC_TOP_PAD_=67108864; "
 )
 
 
