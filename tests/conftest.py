@@ -7,6 +7,9 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMB
 
 from pathlib import Path
 
+# Tests start the command line as a program of its own.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
+
 import numpy as np
 import pytest
 
