@@ -51,3 +51,8 @@ rule imse:
 rule cao2018:
     input:
         paper_results("cao2018"),
+
+
+rule ablations:
+    input:
+        ablation_tables(),

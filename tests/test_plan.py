@@ -22,10 +22,22 @@ def config(defaults):
     return deepcopy(defaults)
 
 
-def test_the_default_run_covers_every_table_of_every_paper(config):
+def test_every_table_of_every_paper_can_be_made(config):
     plan = make_plan(config)
     expected = {"rbg": 8, "registformer": 4, "locor": 2, "imse": 4, "cao2018": 1}
-    assert {paper: sum(name == paper for name, _ in plan.tables) for paper in plan.papers} == expected
+    tables = [*plan.tables, *plan.on_demand]
+    assert len(tables) == len(set(tables))
+    assert {paper: sum(name == paper for name, _ in tables) for paper in plan.papers} == expected
+
+
+def test_tables_that_are_left_to_their_own_target_cost_the_default_run_nothing(config):
+    config["papers"], config["tables"] = ["rbg"], {"rbg": [1]}
+    plan = make_plan(config)
+    assert plan.tables == (("rbg", 1),)
+    assert plan.on_demand == tuple(("rbg", number) for number in range(2, 9))
+    assert plan.compared == ["synthrad2023-mr-ct-pelvis"]
+    assert {dataset for dataset, _ in plan.cells} == {"synthrad2023-mr-ct-pelvis"}
+    assert ("synthrad2023-cbct-ct-brain", "syn-rbg") in plan.table_cells("rbg", 2)
 
 
 def test_only_what_a_paper_needs_is_planned(config):
@@ -77,6 +89,7 @@ def _set(*path):
     ("change", "message"),
     [
         (_set("papers", ["rgb"]), r"no paper 'rgb' to regenerate; the papers are: rbg, registformer, locor, imse, cao"),
+        (_set("tables", {"rbg": [9]}), r"tables: paper rbg has no table 9; its tables are: 1, 2, 3"),
         (
             _set("methods", "syn-rbg", {"method": "sin"}),
             r"methods: syn-rbg: there is no method 'sin'; the methods are: .*syn",

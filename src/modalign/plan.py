@@ -3,7 +3,7 @@
 The JSON schema checks the shape of a configuration; this module checks its meaning, before anything runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from modalign import papers as paper_tables
 from modalign.errors import ConfigError
 from modalign.methods import Context, method_class
+from modalign.tuning_plan import Tuning, make_tuning
 
 Cell = tuple[str, str]
 """A data set and a method variant."""
@@ -41,16 +42,23 @@ class Variant:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run makes. Only what the papers and own methods of the configuration need is in it."""
+    """What a run makes. Only what the papers and own methods of the configuration need is in it.
+
+    `tables` and `cells` are those of the default target; `on_demand` are the tables that the configuration leaves to
+    targets of their own, and `reachable` the cells of both.
+    """
 
     papers: tuple[str, ...]
     tables: tuple[tuple[str, int], ...]
+    on_demand: tuple[tuple[str, int], ...]
     datasets: Mapping[str, Mapping[str, Any]]
     archives: Mapping[str, Mapping[str, Any]]
     variants: Mapping[str, Variant]
     cells: frozenset[Cell]
+    reachable: frozenset[Cell]
     extra_methods: Mapping[str, tuple[str, ...]]
     phantom_defaults: Mapping[str, Any]
+    tuning: Tuning
 
     def runs(self, cell: Cell) -> list[int]:
         """The seeds with which a cell is run."""
@@ -110,13 +118,18 @@ class Plan:
         size = {"size": self.phantom(entry["archive"])["size"]} if phantom else {}
         return {**size, **entry.get("overrides", {})}
 
+    @property
+    def compared(self) -> list[str]:
+        """The data sets of the default target, each with a comparison of all methods on it."""
+        return [name for name in self.datasets if any(dataset == name for dataset, _ in self.cells)]
+
     def table_cells(self, paper: str, number: int) -> list[Cell]:
-        """The cells that a table shows, as far as they are in the run."""
+        """The cells that a table shows, as far as they are configured."""
         table = paper_tables.tables(paper)[number]
         columns = {column.dataset: column for _, _, column in table.cells()}
         wanted = {(column.dataset, row.variant(column) or "") for _, row, column in table.cells()}
         wanted |= {(dataset, name) for dataset in columns for name in self.table_extras(paper, number)}
-        return sorted(wanted & self.cells)
+        return sorted(wanted & self.reachable)
 
     def table_extras(self, paper: str, number: int) -> list[str]:
         """The methods beyond the paper that join a table."""
@@ -145,19 +158,28 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     for variant in variants.values():
         _check_needs(variant, variants)
     all_datasets = config["datasets"]
+    tuning = make_tuning(config.get("tuning", {}), variants, all_datasets)
     extra = _extra_methods(config, variants)
-    cells: set[Cell] = set()
-    for paper in config["papers"]:
-        for dataset in all_datasets:
-            cells |= paper_tables.cells(paper, variants, {dataset}, extra[dataset])
+    tables = _chosen_tables(config)
+    every = tuple((paper, number) for paper in config["papers"] for number in paper_tables.tables(paper))
     unknown = set(config.get("extra_datasets", ())) - set(all_datasets)
     if unknown:
         raise ConfigError(f"extra_datasets: there is no data set {min(unknown)!r}; they are: {', '.join(all_datasets)}")
-    used = {dataset for dataset, _ in cells} | set(config.get("extra_datasets", ()))
-    cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
-    # Everything is compared with doing nothing.
-    cells |= {(dataset, name) for dataset in used for name in variants if variants[name].method == "identity"}
-    for dataset, variant_name in sorted(cells):
+
+    def cells_of(chosen: Iterable[tuple[str, int]]) -> set[Cell]:
+        cells: set[Cell] = set()
+        for paper, number in chosen:
+            for dataset in all_datasets:
+                cells |= paper_tables.cells(paper, variants, {dataset}, extra[dataset], [number])
+        used = {dataset for dataset, _ in cells} | set(config.get("extra_datasets", ()))
+        cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
+        cells |= {(dataset, name) for dataset in used if (name := all_datasets[dataset].get("pseudo_image"))}
+        # Everything is compared with doing nothing.
+        return cells | {(dataset, name) for dataset in used for name in variants if variants[name].method == "identity"}
+
+    cells, reachable = cells_of(tables), cells_of(every)
+    used = {dataset for dataset, _ in reachable}
+    for dataset, variant_name in sorted(reachable):
         _check_cell(dataset, all_datasets, variants[variant_name])
     datasets = {name: all_datasets[name] for name in all_datasets if name in used}
     for name, entry in datasets.items():
@@ -168,10 +190,37 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
             known_archives = ", ".join(config["archives"])
             raise ConfigError(f"data set {name} is read from archive {entry['archive']!r}; known are: {known_archives}")
         archives[entry["archive"]] = config["archives"][entry["archive"]]
-    tables = tuple((paper, number) for paper in config["papers"] for number in paper_tables.tables(paper))
     return Plan(
-        tuple(config["papers"]), tables, datasets, archives, variants, frozenset(cells), extra, config["phantom"]
+        papers=tuple(config["papers"]),
+        tables=tables,
+        on_demand=tuple(table for table in every if table not in tables),
+        datasets=datasets,
+        archives=archives,
+        variants=variants,
+        cells=frozenset(cells),
+        reachable=frozenset(reachable),
+        extra_methods=extra,
+        phantom_defaults=config["phantom"],
+        tuning=tuning,
     )
+
+
+def _chosen_tables(config: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """The tables of the default target: those that `tables` names, and all of the papers that it doesn't name."""
+    named = config.get("tables", {})
+    chosen = []
+    for paper in config["papers"]:
+        known = paper_tables.tables(paper)
+        numbers = known if named.get(paper) is None else named[paper]
+        for number in numbers:
+            if number not in known:
+                raise ConfigError(f"tables: paper {paper} has no table {number}; its tables are: {_listed(known)}")
+            chosen.append((paper, number))
+    return tuple(chosen)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Variant:
@@ -183,7 +232,9 @@ def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
     stand_ins: Any = dict.fromkeys(entry.get("needs", {}))
     context = Context(model=Path(), needs=stand_ins)
     _with_name(name, lambda: kind(options, dimension or max(kind.dimensions), context))
-    seeds = entry.get("seeds") or (config["seeds"] if kind.is_trained() else config["seeds"][:1])
+    # Tuned methods are judged over several runs, as trained ones are (Locor, section 5.1).
+    repeated = kind.is_trained() or name in config.get("tuning", {}).get("methods", ())
+    seeds = entry.get("seeds") or (config["seeds"] if repeated else config["seeds"][:1])
     return Variant(
         name=name,
         method=entry["method"],

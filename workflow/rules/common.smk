@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from modalign.digest import code_digest
 from modalign.errors import ModalignError
+from modalign.papers import tables
 from modalign.plan import make_plan, missing_sources
 from modalign.report.page_plan import describe_plan
 
@@ -205,18 +206,26 @@ def training_minutes(wildcards, attempt):
 
 
 def paper_results(paper):
-    """Every table and figure of a paper that is in the run."""
-    if paper not in PLAN.papers:
-        return []
+    """Every table of a paper, also those that the default target leaves out."""
     return [
-        f"results/papers/{paper}/table_{number}.md"
-        for name, number in PLAN.tables
+        f"results/papers/{name}/table_{number}.md"
+        for name, number in (*PLAN.tables, *PLAN.on_demand)
         if name == paper
+    ]
+
+
+def ablation_tables():
+    """Every table that varies one part of a paper's own method."""
+    return [
+        f"results/papers/{name}/table_{number}.md"
+        for name, number in (*PLAN.tables, *PLAN.on_demand)
+        if tables(name)[number].ablation
     ]
 
 
 localrules:
     all,
+    ablations,
     rbg,
     registformer,
     locor,

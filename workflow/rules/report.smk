@@ -155,9 +155,9 @@ rule make_report:
             for paper, number in PLAN.tables
         ],
         comparisons=expand(
-            "results/comparisons/{dataset}/table.html", dataset=PLAN.datasets
+            "results/comparisons/{dataset}/table.html", dataset=PLAN.compared
         ),
-        figures=expand("results/figures/{dataset}/figures.json", dataset=PLAN.datasets),
+        figures=expand("results/figures/{dataset}/figures.json", dataset=PLAN.compared),
         plan=rules.describe_run.output[0],
     output:
         report("results/report.html", caption="../report/report.rst", category="Report"),

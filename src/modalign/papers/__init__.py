@@ -86,7 +86,11 @@ def fits(method: str, column: Column) -> bool:
 
 
 def cells(
-    paper: str, methods: Iterable[str], datasets: Iterable[str], extra_methods: Iterable[str] = ()
+    paper: str,
+    methods: Iterable[str],
+    datasets: Iterable[str],
+    extra_methods: Iterable[str] = (),
+    numbers: Iterable[int] | None = None,
 ) -> set[tuple[str, str]]:
     """The (data set, method variant) pairs that a paper's tables need, as far as both are configured.
 
@@ -95,10 +99,12 @@ def cells(
         methods: method variants of the configuration.
         datasets: data sets of the configuration.
         extra_methods: variants of `methods` that join the tables beyond the paper.
+        numbers: the tables that count; None for all.
     """
     methods, datasets, extra_methods = set(methods), set(datasets), set(extra_methods)
     needed = set()
-    for table in tables(paper).values():
+    wanted = tables(paper) if numbers is None else set(numbers)
+    for table in (tables(paper)[number] for number in wanted):
         for _, row, column in table.cells():
             method = row.variant(column)
             if method is not None:

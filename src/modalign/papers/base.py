@@ -121,6 +121,7 @@ class Table:
         stand_ins: the configured data sets that are.
         split: which cases count.
         extras: whether methods beyond the paper may join.
+        ablation: whether it varies parts of the paper's own method.
         show_beats: whether cells show how many cases a method aligns better than the proposed one.
         footnotes: misprints and doubtful definitions.
     """
@@ -136,6 +137,7 @@ class Table:
     stand_ins: tuple[str, ...] = ()
     split: Literal["test", "validation"] = "test"
     extras: bool = True
+    ablation: bool = False
     show_beats: bool = False
     footnotes: tuple[Footnote, ...] = ()
 

@@ -133,6 +133,7 @@ TABLE_3 = Table(
     stand_in=STAND_IN,
     stand_ins=STAND_INS,
     extras=False,
+    ablation=True,
     footnotes=(HD95_UNIT, SMOOTHNESS),
 )
 

@@ -110,6 +110,7 @@ TABLE_2 = Table(
     unit="patient",
     split="validation",
     extras=False,
+    ablation=True,
     footnotes=(
         Footnote("The hyperparameters were chosen on the same three cases, so the printed values flatter every row."),
         PSEUDO_CT,

@@ -188,7 +188,9 @@ def _ablation(
         pelvis_columns("gc nmi fid"),
         proposed,
     )
-    return Table("rbg", number, title, (block,), PELVIS_SOURCE, unit="slice", extras=False, footnotes=footnotes)
+    return Table(
+        "rbg", number, title, (block,), PELVIS_SOURCE, unit="slice", extras=False, ablation=True, footnotes=footnotes
+    )
 
 
 TABLE_5 = _ablation(
@@ -274,6 +276,7 @@ def _data_efficiency() -> Table:
         WILCOXON + " trained on everything",
         "slice",
         extras=False,
+        ablation=True,
         footnotes=(same,),
     )
 

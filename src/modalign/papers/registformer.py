@@ -97,7 +97,7 @@ def _ablation(number: int, title: str, group: str, rows: tuple[tuple[str, str, s
         pelvis_columns("gc nmi fid", {"gc": 3, "nmi": 3}),
         rows[-1][0],
     )
-    return Table("registformer", number, title, (block,), PELVIS_SOURCE, unit="slice", extras=False)
+    return Table("registformer", number, title, (block,), PELVIS_SOURCE, unit="slice", extras=False, ablation=True)
 
 
 TABLE_3 = _ablation(

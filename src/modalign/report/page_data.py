@@ -134,6 +134,12 @@ def paper_section(paper: str, plan: ReportPlan, results: Path) -> str:
             parts.append(embed_fragment(fragment.read_text(encoding="utf-8")))
         else:
             parts.append(f'<p id="{paper}-table-{number}" class="failed">Table {number} has not been made.</p>')
+    made = {number for of, number in plan.tables if of == paper}
+    absent = sorted(set(paper_tables(paper)) - made) if paper in TITLES else []
+    if absent:
+        which = "Table " if len(absent) == 1 else "Tables "
+        which += ", ".join(map(str, absent))
+        parts.append(f"<p>{which}: not part of this run; <code>snakemake {paper}</code> makes every table.</p>")
     return "\n".join(parts)
 
 

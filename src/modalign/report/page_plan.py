@@ -39,7 +39,7 @@ def describe_plan(plan: "Plan", config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "papers": list(plan.papers),
         "tables": [list(entry) for entry in plan.tables],
-        "datasets": list(plan.datasets),
+        "datasets": plan.compared,
         "methods": {
             name: {
                 "method": plan.variants[name].method,
