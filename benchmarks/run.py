@@ -16,7 +16,7 @@ from pathlib import Path
 
 BENCHMARKS = (
     *("mind", "lncc", "mutual_information", "warping", "integration"),
-    *("surfaces", "nmi", "frechet", "loading", "jacobian"),
+    *("surfaces", "nmi", "frechet", "loading", "jacobian", "daca", "locor"),
 )
 log = logging.getLogger("benchmarks")
 
