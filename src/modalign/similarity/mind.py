@@ -14,7 +14,7 @@ from torch.nn import functional
 from modalign.similarity.filters import box_mean, gaussian_mean, weighted_mean
 
 
-def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
+def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, sigma: float | None = None) -> Tensor:
     """The self-similarity context of every voxel (Heinrich et al. 2013, Eq. 3-4), between 0 and 1.
 
     Patches centred on neighbouring pairs of the six (2D: four) nearest neighbours are compared with each other; the
@@ -25,6 +25,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
         image: (B, 1, *S) with two or three spatial axes, any intensity unit.
         radius: half width of the box-shaped patches in voxels.
         dilation: distance of the neighbours from the centre in voxels.
+        sigma: weigh the patches by a Gaussian of that standard deviation in voxels, in place of the box.
 
     Returns:
         (B, C, *S): 12 channels in 3D, 4 in 2D.
@@ -35,7 +36,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     padded = functional.pad(image, [dilation] * 2 * (image.ndim - 2), mode="replicate")
     shifted = {offset: _shifted(padded, offset, dilation) for offset in neighbours}
     squared = torch.cat([(shifted[p] - shifted[q]).square() for p, q in pairs], dim=1)
-    distance = box_mean(squared, radius)
+    distance = box_mean(squared, radius) if sigma is None else gaussian_mean(squared, sigma)
     distance = distance - distance.amin(1, keepdim=True)
     variance = distance.mean(1, keepdim=True)
     level = variance.detach().mean(tuple(range(1, variance.ndim)), keepdim=True)

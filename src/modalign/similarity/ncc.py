@@ -1,5 +1,6 @@
 """Normalised cross-correlation: local over a box, local under a Gaussian, and global."""
 
+import torch
 from torch import Tensor
 
 from modalign.similarity.filters import box_mean, gaussian_mean, weighted_mean
@@ -27,6 +28,31 @@ def local_ncc(fixed: Tensor, warped: Tensor, mask: Tensor | None = None, window:
     variance_fixed = count * (box_mean(fixed.square(), radius, "constant") - mean_fixed.square()).clamp(min=0)
     variance_warped = count * (box_mean(warped.square(), radius, "constant") - mean_warped.square()).clamp(min=0)
     return -weighted_mean(covariance.square() / (variance_fixed * variance_warped + 1e-5), mask)
+
+
+def masked_local_ncc(fixed: Tensor, warped: Tensor, mask: Tensor, window: int = 9) -> Tensor:
+    """Minus the mean squared correlation coefficient of the windows, counting only what lies inside the mask; -1 to 0.
+
+    Where :func:`local_ncc` takes voxels outside the image for zeros, here means and variances of a window come from
+    its valid voxels alone, so that neither border nor mask makes an edge. Elsewhere both agree.
+
+    Args:
+        fixed: (B, 1, *S).
+        warped: (B, 1, *S).
+        mask: (B, 1, *S) weights from 0 to 1.
+        window: width of the box in voxels, odd.
+    """
+    if window % 2 == 0 or window < 3:
+        raise ValueError(f"the window of the local correlation has to be odd and at least 3, not {window}")
+    a, b = fixed * mask, warped * mask
+    sums = box_mean(torch.cat([mask, a, b, a * fixed, b * warped, a * warped], 1), window // 2, "constant")
+    share = sums[:, :1].clamp(min=1e-8)
+    mean_a, mean_b, square_a, square_b, product = (sums[:, 1:] / share).split(1, 1)
+    count = window ** (fixed.ndim - 2)
+    covariance = count * (product - mean_a * mean_b)
+    variance_a = count * (square_a - mean_a.square()).clamp(min=0)
+    variance_b = count * (square_b - mean_b.square()).clamp(min=0)
+    return -weighted_mean(covariance.square() / (variance_a * variance_b + 1e-5), mask)
 
 
 def gaussian_ncc(

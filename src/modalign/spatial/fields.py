@@ -29,8 +29,8 @@ def field_from_mm(field: np.ndarray, grid: Grid) -> np.ndarray:
     return np.tensordot(np.linalg.inv(grid.affine[:3, :3]), field, axes=1)
 
 
-def write_itk_field(path: Path | str, field: np.ndarray, grid: Grid) -> None:
-    """Write a field (voxels of `grid`) as an ITK displacement field in LPS mm, float32."""
+def itk_field_image(field: np.ndarray, grid: Grid) -> nib.Nifti1Image:
+    """A field (voxels of `grid`) as an ITK displacement field in LPS mm: NIfTI, (X, Y, Z, 1, 3), float32."""
     if field.shape != (3, *grid.shape):
         raise ValueError(f"expected a field of shape {(3, *grid.shape)}, got {field.shape}")
     vectors = np.moveaxis(field_to_mm(field, grid), 0, -1)[:, :, :, None, :] * _LPS
@@ -39,6 +39,12 @@ def write_itk_field(path: Path | str, field: np.ndarray, grid: Grid) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(grid.affine, code=1)
     image.set_qform(grid.affine, code=1)
+    return image
+
+
+def write_itk_field(path: Path | str, field: np.ndarray, grid: Grid) -> None:
+    """Write a field (voxels of `grid`) as an ITK displacement field in LPS mm, float32."""
+    image = itk_field_image(field, grid)
     with replacing(path) as temporary:
         nib.save(image, temporary)
 

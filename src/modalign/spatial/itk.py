@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modalign.spatial.fields import field_from_mm
-from modalign.volumes import Grid, Volume, to_sitk
+from modalign.spatial.fields import field_from_mm, field_to_mm
+from modalign.volumes import Grid, Volume, set_sitk_grid, to_sitk
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -29,6 +29,16 @@ def to_sitk_2d_or_3d(volume: Volume, dimension: int) -> "SimpleITK.Image":
     """The image as float32 in LPS mm (3D), or in the slice's own frame (2D)."""
     floats = volume.like(volume.data.astype(np.float32))
     return to_sitk(floats) if dimension == 3 else own_frame(floats.data, volume.spacing)
+
+
+def to_sitk_field(field: np.ndarray, grid: Grid) -> "SimpleITK.Image":
+    """A field (3, X, Y, Z) in voxels of `grid` as a SimpleITK image of float64 vectors in LPS mm."""
+    import SimpleITK as sitk
+
+    vectors = field_to_mm(field.astype(np.float64), grid) * np.array([-1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(vectors.transpose(3, 2, 1, 0)), isVector=True)
+    set_sitk_grid(image, grid)
+    return image
 
 
 def vectors_to_field(image: "SimpleITK.Image", grid: Grid) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""Locor: registration by local functional dependence, with basis functions learned for each pair."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from modalign.cases import Alignment, Case
+from modalign.instance.presets import SMALL
+from modalign.methods._instance import InstanceOptions, align_pair
+from modalign.methods.base import Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from modalign.similarity.locor import Locor as Similarity
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"functions": 4, "window_sigma": 1.0, "smoothness_weight": 500.0},
+    "released": {
+        **{"functions": 5, "window_sigma": 0.8, "smoothness_weight": 400.0},
+        **{"symmetric_smoothness": False, "average": 0.0},
+    },
+    "small": {"functions": 4, "window_sigma": 1.0, "smoothness_weight": 500.0, "schedule": SMALL},
+}
+"""`paper`: the defaults of the tool when the paper was written, which itself has no values; `released`: those of its
+later release; `small`: for demonstrations and tests. Each is overridden by the option of
+its name."""
+
+
+class Locor(Method):
+    """Where the images are aligned, one explains the other within each small window, by few functions of its intensity.
+
+    Learns the functions together with the deformation, for this pair alone; solves for their local weights in closed
+    form; both directions.
+    """
+
+    label = "Locor"
+    kind = "registration"
+    dimensions = frozenset({2, 3})
+    accelerated = True
+    source = "Honkamaa and Marttinen 2025, own implementation"
+
+    class Options(InstanceOptions):
+        """Settings of Locor."""
+
+        preset: Literal["paper", "released", "small"] = Field(
+            "paper", description="basis functions, windows and smoothness as published, as released later, or small"
+        )
+        basis: Literal["learned", "polynomial"] = Field(
+            "learned", description="learn the basis functions, or take polynomials of the intensities"
+        )
+        functions: int = Field(4, ge=1, le=16, description="number of learned basis functions")
+        degree: int = Field(3, ge=1, le=5, description="degree of the polynomials (basis: polynomial)")
+        residual: Literal["log", "normalised"] = Field(
+            "log", description="the log of the local residual, or the residual by the local variance"
+        )
+        derivative: bool = Field(True, description="use the gradient magnitude as a second channel of both images")
+        window_sigma: float = Field(
+            1.0, ge=0.3, le=8, description="standard deviation of the windows, in voxels of the level"
+        )
+        stride: int = Field(3, ge=1, le=8, description="distance of the windows in voxels of the level")
+        network_learning_rate: float = Field(1e-2, gt=0, description="of Adam for the learned basis functions")
+
+        @model_validator(mode="before")
+        @classmethod
+        def _from_preset(cls, given: Any) -> Any:
+            return {**PRESETS.get(given.get("preset", "paper"), {}), **given}
+
+        @model_validator(mode="after")
+        def _windows_see_enough(self) -> "Locor.Options":
+            if self.stride > 6 * self.window_sigma:
+                raise ValueError(
+                    f"windows {self.stride} voxels apart with a standard deviation of {self.window_sigma:g} leave "
+                    "gaps: take a smaller stride or a larger window_sigma"
+                )
+            return self
+
+    options: Options
+
+    def align(self, case: Case) -> Alignment:
+        """Register and warp."""
+        options = self.options
+        return align_pair(
+            case,
+            self.dimension,
+            self.context,
+            options,
+            options.schedule,
+            self._similarity,
+            "locor",
+            network_rate=options.network_learning_rate,
+        )
+
+    def _similarity(self, rng: "torch.Generator") -> "Similarity":
+        from modalign.similarity.locor import Locor as Similarity
+
+        options = self.options
+        return Similarity(
+            options.basis,
+            options.functions,
+            options.degree,
+            options.residual,
+            options.derivative,
+            options.window_sigma,
+            options.stride,
+            rng=rng,
+        )
