@@ -1,6 +1,7 @@
 """Batches of slices or volumes from a split's packed file, in an order that depends on the seed and the step alone."""
 
 import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +53,8 @@ class PackedCases:
         purpose: words that tell this stream of random numbers from others, such as the data set and the method.
         fixed_path: another packed file whose `fixed` images take the place of this one's, such as their translations.
         memory_mib: how much may be copied into memory.
+        cases: draw from these cases alone; None draws from all.
+        beside: a packed file of further images, on the same grids, and the parts of it that join the batches.
 
     Raises:
         DataError: the file is missing, compressed or empty, or a case's images differ in shape.
@@ -65,13 +68,21 @@ class PackedCases:
         purpose: tuple[str, ...] = (),
         fixed_path: Path | None = None,
         memory_mib: float = 4096,
+        cases: Collection[str] | None = None,
+        beside: tuple[Path, tuple[str, ...]] | None = None,
     ):
         self.sampling, self.seed, self.purpose = sampling, seed, purpose
         parts = ["fixed", "moving", *(["fixed_mask", "moving_mask"] if sampling.masks else [])]
         arrays = _map_arrays(path, parts)
+        if cases is not None:
+            arrays = {case: found for case, found in arrays.items() if case in cases}
         if fixed_path is not None:
             translated = _map_arrays(fixed_path, ["fixed"])
             arrays = {case: {**found, "fixed": translated[case]["fixed"]} for case, found in arrays.items()}
+        if beside is not None:
+            further = _map_arrays(beside[0], list(beside[1]))
+            arrays = {case: {**found, **further[case]} for case, found in arrays.items()}
+            parts += beside[1]
         _check(path, arrays)
         self.images: dict[str, list[np.ndarray]] = {part: [] for part in parts}
         megabytes = sum(a.nbytes for found in arrays.values() for a in found.values()) / 2**20
@@ -141,6 +152,13 @@ class PackedCases:
 @lru_cache(maxsize=8)
 def _permutation(count: int, seed: int, *purpose: str) -> np.ndarray:
     return generator(seed, *purpose).permutation(count)
+
+
+def draw_cases(ids: Sequence[str], fraction: float, seed: int, *purpose: str) -> list[str]:
+    """A share of the cases, at least one, in their order; a smaller share is part of a larger one of the same seed."""
+    count = max(1, round(fraction * len(ids)))
+    drawn = set(generator(seed, *purpose, "training cases").permutation(len(ids))[:count].tolist())
+    return [case for number, case in enumerate(ids) if number in drawn]
 
 
 def data_digest(*paths: Path) -> str:

@@ -53,6 +53,7 @@ def fit(
     device: str = "cpu",
     threads: int = 1,
     validate: Callable[[Networks], float] | None = None,
+    rate_factors: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Train `networks` in place and leave them, on the CPU, with the weights of the best validation (or the last).
 
@@ -72,6 +73,7 @@ def fit(
         device: ``cpu`` or ``cuda``.
         threads: number of CPU threads; another number may change the last bits of results.
         validate: a number for the networks as they are, lower is better; called without gradients.
+        rate_factors: by network, how many times the learning rate of the options it learns with; 1 where not named.
 
     Returns:
         The record: steps, seconds (over all resumes), parameters, best_validation and best_step (None without
@@ -152,7 +154,7 @@ def fit(
                 fabric.backward(torch.stack(list(terms.values())).sum())
                 for name in names:
                     for group in optimisers[name].param_groups:
-                        group["lr"] = rate
+                        group["lr"] = rate * (rate_factors or {}).get(name, 1.0)
                     if options.clip is not None:
                         fabric.clip_gradients(wrapped[name], optimisers[name], options.clip)
                     optimisers[name].step()
@@ -205,7 +207,9 @@ def count_parameters(network: nn.Module) -> int:
 def _optimiser(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if options.optimiser == "adamw" else torch.optim.Adam
     learning = [p for p in network.parameters() if p.requires_grad]
-    return kind(learning, lr=options.learning_rate, betas=options.betas, weight_decay=options.weight_decay)
+    amsgrad = options.optimiser == "amsgrad"
+    rate, decay = options.learning_rate, options.weight_decay
+    return kind(learning, lr=rate, betas=options.betas, weight_decay=decay, amsgrad=amsgrad)
 
 
 def _validated(validate: Callable[[Networks], float], networks: Networks) -> float:

@@ -13,14 +13,19 @@ class TrainingOptions(MethodOptions):
     steps: int | None = Field(None, ge=1, description="budget in optimiser steps; give this or epochs")
     epochs: float | None = Field(None, gt=0, description="budget in passes over the training split; give this or steps")
     batch: int = Field(1, ge=1, description="slices (2D) or volumes (3D) per step and device")
+    train_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the training cases to learn from, drawn by the seed; one at least"
+    )
     learning_rate: float = Field(1e-4, gt=0, description="step size at the start")
-    optimiser: Literal["adam", "adamw"] = Field("adam", description="Adam, or AdamW (decoupled weight decay)")
+    optimiser: Literal["adam", "adamw", "amsgrad"] = Field(
+        "adam", description="Adam, AdamW (decoupled weight decay), or Adam with AMSGrad's step sizes"
+    )
     betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates of the two moments")
     weight_decay: float = Field(0.0, ge=0, description="pull towards zero weights")
-    schedule: Literal["constant", "multistep", "linear", "polynomial"] = Field(
+    schedule: Literal["constant", "multistep", "linear", "polynomial", "halving"] = Field(
         "constant",
         description="learning rate: constant; multistep = times 0.1 at each milestone; linear = constant for the first "
-        "half, then straight to 0; polynomial = (1 - t)^0.9",
+        "half, then straight to 0; polynomial = (1 - t)^0.9; halving = halved after each tenth of the budget",
     )
     milestones: tuple[float, ...] = Field((20, 30), description="epochs at which `multistep` drops the learning rate")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of each network; null = no clipping")
@@ -51,4 +56,6 @@ class TrainingOptions(MethodOptions):
             return self.learning_rate * min(1.0, 2 * (1 - done))
         if self.schedule == "polynomial":
             return self.learning_rate * (1 - done) ** 0.9
+        if self.schedule == "halving":
+            return self.learning_rate * 0.5 ** int(10 * done)
         return self.learning_rate

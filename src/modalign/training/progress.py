@@ -84,7 +84,9 @@ def stop_signals() -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def progress_bar(total: int, step: int, active: bool = True) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
+def progress_bar(
+    total: int, step: int, active: bool = True, label: str = "training"
+) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
     """A function ``show(step, row)`` that moves a bar with the time left, on stderr, if that is a terminal."""
     if not (active and sys.stderr.isatty()):
         yield lambda step, row: None
@@ -93,8 +95,8 @@ def progress_bar(total: int, step: int, active: bool = True) -> Iterator[Callabl
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}"))
-    with Progress(TextColumn("training"), *columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=total, completed=step, losses="")
+    with Progress(TextColumn(label), *columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, completed=step, losses="")
 
         def show(step: int, row: Mapping[str, Any]) -> None:
             shown = " ".join(f"{name} {value:.3g}" for name, value in row.items() if name not in FIRST_COLUMNS)

@@ -21,7 +21,7 @@ from modalign.methods.base import Method, moving_on_fixed_grid
 from modalign.seeds import generator
 from modalign.spatial.integrate import resize_field
 from modalign.spatial.warp import warp
-from modalign.training.data import Batch, PackedCases, Sampling, data_digest
+from modalign.training.data import Batch, PackedCases, Sampling, data_digest, draw_cases
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,19 @@ class RegistrationData:
 
 
 def registration_data(
-    store: CaseStore, sampling: Sampling, seed: int, purpose: str, state: Path, translator: Method | None = None
+    store: CaseStore,
+    sampling: Sampling,
+    seed: int,
+    purpose: str,
+    state: Path,
+    translator: Method | None = None,
+    fraction: float = 1.0,
 ) -> RegistrationData:
     """Open the packed training and validation splits.
 
     With a `translator`, the fixed images are replaced by their translations to the moving contrast, which are made once
-    and kept in `state`; both images then share the moving image's intensity limits.
+    and kept in `state`; both images then share the moving image's intensity limits. A `fraction` below 1 learns from
+    that share of the training cases.
 
     Raises:
         DataError: there are no training cases.
@@ -62,7 +69,9 @@ def registration_data(
             continue
         translated = None if translator is None else translate_split(store, split, translator, state)
         draw = sampling if split == "train" else replace(sampling, batch=1, crop=None, flips=False)
-        opened[split] = PackedCases(store.pack(split), draw, seed, (store.dataset, purpose), translated)
+        drawn = draw_cases(store.ids([split]), fraction if split == "train" else 1.0, seed, store.dataset)
+        purposes = (store.dataset, purpose)
+        opened[split] = PackedCases(store.pack(split), draw, seed, purposes, translated, cases=drawn)
         files += [store.pack(split), *([translated] if translated else [])]
     train = opened["train"]
     assert train is not None
@@ -73,7 +82,7 @@ def registration_data(
 
 def translate_split(store: CaseStore, split: str, translator: Method, state: Path) -> Path:
     """Translate the fixed images of a split and write them to a packed file in `state`, unless it is there already."""
-    path, identity = state / f"translated-{split}.h5", _identity(store, split, translator)
+    path, identity = state / f"translated-{split}.h5", origin(store, split, translator)
     if path.is_file():
         with h5py.File(path, "r") as file:
             if file.attrs.get("made_from") == identity:
@@ -86,11 +95,12 @@ def translate_split(store: CaseStore, split: str, translator: Method, state: Pat
     return path
 
 
-def _identity(store: CaseStore, split: str, translator: Method) -> str:
-    model = translator.context.model
+def origin(store: CaseStore, split: str, method: Method) -> str:
+    """A digest of all that decides what `method` makes of a split: data, options, seed and weights."""
+    model = method.context.model
     weights = [sha256(file) for file in sorted(model.glob("*.pt"))] if model is not None else []
-    method, options = type(translator).__module__, translator.options.model_dump()
-    content = [data_digest(store.pack(split)), method, options, translator.context.seed, weights]
+    name, options = type(method).__module__, method.options.model_dump()
+    content = [data_digest(store.pack(split)), name, options, method.context.seed, weights]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
