@@ -142,12 +142,12 @@ class VoxelMorph(nn.Module):
         full = padded.shape[2:]
         velocity = self.flow(self.unet(padded)).float()
         if self.int_steps == 0:
-            field = _crop(velocity, shape)
+            field = crop(velocity, shape)
             return field, field
         if not self.half_resolution:
             velocity = resize_field(velocity, [max(n // self.int_downsize, 2) for n in full])
         field = resize_field(integrate(velocity, self.int_steps), full)
-        return _crop(field, shape), velocity
+        return crop(field, shape), velocity
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
@@ -156,5 +156,6 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return functional.pad(images, [a for n in reversed(amounts) for a in (0, n)], mode="replicate")
 
 
-def _crop(field: Tensor, shape: Sequence[int]) -> Tensor:
+def crop(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first `shape` voxels along each axis of (B, C, *S): what :func:`pad_to_multiple` added is gone."""
     return field[(slice(None), slice(None), *[slice(n) for n in shape])]
