@@ -1,0 +1,101 @@
+"""The losses of stage 2: structure from the input, everything else from a reference that isn't aligned with it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalign.methods._generation import contextual_term, torch_random
+from modalign.methods._stage2 import AXES, Stage2Options
+from modalign.methods._translation import frozen, to_network
+from modalign.networks.gan import lsgan_discriminator, lsgan_generator
+from modalign.networks.vgg import vgg19
+from modalign.seeds import generator
+from modalign.similarity.mind import mind_loss
+from modalign.similarity.patch_nce import patch_nce_of_maps
+from modalign.training.data import Batch
+from modalign.training.loop import Networks, Phases
+from modalign.training.registration import Limits
+
+
+class Stage2Losses:
+    """What a step descends, as :func:`modalign.training.loop.fit` wants it.
+
+    Args:
+        options: weights and settings; what has weight 0 isn't computed.
+        limits: intensities that become -1 and 1.
+        seed: seeds places, shifts and random features.
+        purpose: words that tell this training's random numbers from others.
+        device: where the features are computed.
+    """
+
+    def __init__(self, options: Stage2Options, limits: Limits, seed: int, purpose: tuple[str, ...], device: str):
+        self.options, self.limits, self.seed, self.purpose = options, limits, seed, purpose
+        self.contextual_layers = options.contextual_layers if options.contextual_weight > 0 else ()
+        self.nce_layers = options.nce_layers if options.nce_weight > 0 else ()
+        self.layers = tuple(dict.fromkeys((*self.contextual_layers, *self.nce_layers)))
+        self.vgg = vgg19(self.layers, options.vgg19, seed, options.vgg_width).to(device) if self.layers else None
+
+    def __call__(self, networks: Networks, batch: Batch, step: int) -> Phases:
+        """First the generator with PatchNCE's perceptron, then the discriminator."""
+        images = {
+            role: to_network(batch[role], self.limits["fixed" if role == "fixed" else "moving"])
+            for role in ("fixed", "moving", "initial")
+        }
+        field = torch.cat([batch[f"field_{axis}"] for axis in AXES[: images["fixed"].ndim - 2]], 1)
+        made = networks["stage2"](images["fixed"], images["initial"], images["moving"], field)
+        made, fixed, moving = (as_slices(x) for x in (made, images["fixed"], images["moving"]))
+        terms = self._terms(networks, made, fixed, moving, step)
+        options = self.options
+        if options.gan_weight > 0:
+            with frozen(networks["discriminator"]):
+                terms["gan"] = options.gan_weight * lsgan_generator(networks["discriminator"](made))
+        yield ("stage2", *(["sampler"] if self.nce_layers else [])), terms
+        if options.gan_weight > 0:
+            real, fake = (networks["discriminator"](x) for x in (moving, made.detach()))
+            yield ("discriminator",), {"discriminator": lsgan_discriminator(real, fake)}
+
+    def _terms(self, networks: Networks, made: Tensor, fixed: Tensor, moving: Tensor, step: int) -> dict[str, Tensor]:
+        options = self.options
+        terms: dict[str, Tensor] = {}
+        of_made = self._features(made, self.layers)
+        if self.contextual_layers:
+            with torch.no_grad():
+                reference = self._features(self._shifted(moving, step), self.contextual_layers)
+            terms["contextual"] = contextual_term(
+                [of_made[layer] for layer in self.contextual_layers], list(reference.values()), options
+            )
+        if self.nce_layers:
+            with torch.no_grad():
+                key = self._features(fixed, self.nce_layers)
+            query = [of_made[layer] for layer in self.nce_layers]
+            random = torch_random("cpu", self.seed, *self.purpose, "places", str(step))
+            nce = patch_nce_of_maps(
+                networks["sampler"], query, list(key.values()), random, options.places, options.temperature
+            )
+            terms["patch_nce"] = options.nce_weight * nce
+        if options.l1_weight > 0:
+            terms["l1"] = options.l1_weight * (made - moving).abs().mean()
+        if options.mind_weight > 0:
+            terms["mind"] = options.mind_weight * mind_loss(fixed, made)
+        return terms
+
+    def _features(self, images: Tensor, layers: tuple[str, ...]) -> Mapping[str, Tensor]:
+        if self.vgg is None or not layers:
+            return {}
+        return dict(zip(layers, self.vgg(images, layers), strict=True))
+
+    def _shifted(self, images: Tensor, step: int) -> Tensor:
+        """The slices moved by the same whole number of voxels along each axis; what leaves on one side comes back on
+        the other."""
+        most = self.options.shift_voxels
+        if most == 0:
+            return images
+        shift = generator(self.seed, *self.purpose, "shift", str(step)).integers(-most, most + 1, 2)
+        return torch.roll(images, tuple(np.asarray(shift).tolist()), (2, 3))
+
+
+def as_slices(images: Tensor) -> Tensor:
+    """(B, 1, X, Y) as it is; the axial slices of volumes (B, 1, X, Y, Z) as (B Z, 1, X, Y)."""
+    return images if images.ndim == 4 else images.movedim(4, 1).flatten(0, 1)

@@ -1,0 +1,53 @@
+"""Register by Generation (RbG): an image aligned with the input, generated from local features of the reference."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from modalign.methods._stage2 import Stage2Method, Stage2Options
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "epochs": 100,
+        "batch": 4,
+        "crop": (96, 96),
+        "learning_rate": 2e-4,
+        "schedule": "multistep",
+        "clip": 0.5,
+        "shift_voxels": 10,
+    },
+    # Whole images, because statistics of the attention's normalisation differ between crops and images; parts of 16 x 16
+    # are the share of a 64 x 64 image that the paper's quadrants of crops are.
+    "small": {
+        "steps": 240,
+        "batch": 2,
+        "crop": None,
+        "learning_rate": 2.5e-3,
+        "schedule": "linear",
+        "clip": 0.5,
+        "initialisation": "identity",
+        "window": 4,
+        "shift_voxels": 1,
+        "vgg_width": 16,
+        "contextual_layers": ("conv1_1", "conv1_2", "conv2_2"),
+        "parts": 4,
+        "nce_weight": 0.6,
+        "nce_layers": ("conv1_2", "conv2_2"),
+        "nce_width": 64,
+        "gan_weight": 0.3,
+        "discriminator_channels": 12,
+        "discriminator_layers": 2,
+        "discriminator_norm": "instance",
+    },
+}
+
+
+class Rbg(Stage2Method):
+    """Stage 2 of RbG, on the first output of stage 1 (`rbg_stage1`) and the field of R between it and the reference."""
+
+    label = "RbG"
+    source = "RbG, sections III-D (DACA), III-E (losses), IV-B (training); released code where the paper is silent"
+
+    class Options(Stage2Options):
+        """Settings of RbG's stage 2. The printed weights 1 : 10 : 1 are ten times those released, which are these."""
+
+        presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
