@@ -162,7 +162,7 @@ class TestNeeds:
     def test_measures(self) -> None:
         assert papers.measures_for("ixi-t1-t2-rigid", papers.papers()) == {"psnr", "ssim", "lpips"}
         pelvis = papers.measures_for("synthrad2023-mr-ct-pelvis", ["rbg"])
-        assert pelvis == {"gc", "nmi", "fid", "kid", "sharpness", "dice", "hausdorff_mm"}
+        assert pelvis == {"gc", "nmi", "fid", "kid", "sharpness", "segmented_dice", "segmented_hausdorff_mm"}
         assert papers.measures_for("synthrad2023-mr-ct-pelvis", ["locor"]) == set()
 
     def test_splits(self) -> None:

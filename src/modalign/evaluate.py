@@ -26,12 +26,15 @@ def measure_job(
     splits: Sequence[str] = ("test",),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     features: FeatureSource | None = None,
+    pseudo: Path | None = None,
+    segmented: Path | None = None,
     workers: int = 1,
 ) -> None:
     """Measure what a method aligned; write the long table `out` and, beside it, a JSON file of notes.
 
     Seconds and peak memory come from the status files `runs` (one per shard). Cases that failed have no rows; the
-    notes say how many failed, and why.
+    notes say how many failed, and why. `pseudo` is the folder of fixed images translated to the moving contrast,
+    `segmented` that of the label maps of the aligned images.
     """
     statuses = [read_json(path) for path in runs]
     cases = [case for status in statuses for case in status["cases"]]
@@ -50,6 +53,8 @@ def measure_job(
             options=options,
             features=features,
             cases=order,
+            pseudo=pseudo,
+            segmented=segmented,
             workers=workers,
         )
         rows, notes = list(measured.rows), dict(measured.notes)

@@ -28,7 +28,9 @@ class Measure:
         unit: unit of the values, empty if they have none.
         better: which way is better; ``reference`` means closest to the value of the unaligned reference.
         scope: one value per axial slice, case, structure of a case, or set of all cases.
-        needs: what has to exist: ``image`` and ``field`` of the alignment, ``labels``, ``true_field``, ``true_image``.
+        needs: what has to exist: ``image`` and ``field`` of the alignment, ``labels``, ``true_field``, ``true_image``,
+            ``pseudo_image``: the fixed image translated to the moving contrast, and ``segmentation`` of the aligned
+            image, beside labels of the fixed one.
         digits: decimals in tables.
         doc: range, and what background does to it.
         function: ``module:function`` that computes it.
@@ -73,6 +75,8 @@ _FIELD = frozenset({"field"})
 _LABELS = frozenset({"field", "labels"})
 _TRUE_FIELD = frozenset({"field", "true_field"})
 _TRUE_IMAGE = frozenset({"image", "true_image"})
+_PSEUDO_IMAGE = frozenset({"image", "pseudo_image"})
+_SEGMENTATION = frozenset({"image", "segmentation"})
 _LABEL_OPTIONS = {"interpolation": "nearest", "region": "grid", "per_slice": False}
 _NO_STRUCTURE = "a structure that is missing in the fixed, the moving or the warped label map"
 _HERE = "modalign.metrics"
@@ -156,6 +160,12 @@ _ALL = (
         undefined="an empty mask",
     ),
     Measure(
+        "mae_pseudo_hu", "MAE to pseudo-CT", "HU", "lower", "case", _PSEUDO_IMAGE, 1,
+        "0 and up, in HU inside the fixed mask, against a translated fixed image, so never 0; no truth is needed.",
+        f"{_HERE}.image:measure_mae_pseudo_hu", {"region": "mask"},
+        undefined="an empty mask",
+    ),
+    Measure(
         "dice", "Dice", "", "higher", "structure", _LABELS, 2,
         "0 to 1 per structure; small structures score lower at the same error; background plays no part.",
         f"{_HERE}.overlap:measure_dice", _LABEL_OPTIONS,
@@ -175,6 +185,17 @@ _ALL = (
         "asd_mm", "ASD", "mm", "lower", "structure", _LABELS, 2,
         "0 and up; mean distance between two surfaces, both directions.",
         f"{_HERE}.surface:measure_asd", _LABEL_OPTIONS, undefined=_NO_STRUCTURE,
+    ),
+    Measure(
+        "segmented_dice", "Dice, segmented", "", "higher", "structure", _SEGMENTATION, 2,
+        "0 to 1 per structure, between contours of the fixed scan and what a segmenter finds in the aligned image.",
+        f"{_HERE}.segmented:measure_dice", undefined="a structure that is missing in the fixed label map",
+    ),
+    Measure(
+        "segmented_hausdorff_mm", "HD, segmented", "mm", "lower", "structure", _SEGMENTATION, 2,
+        "0 and up; the largest distance between surfaces, of which a single stray voxel of the segmenter decides.",
+        f"{_HERE}.segmented:measure_hausdorff",
+        undefined="a structure that is missing in the fixed label map, or that the segmenter doesn't find",
     ),
     Measure(
         "tre_mm", "TRE", "mm", "lower", "case", _TRUE_FIELD, 2,

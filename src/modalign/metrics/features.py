@@ -46,8 +46,9 @@ PUBLISHED: dict[str, Weights] = {
     ),
     "alexnet": Weights("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79"),
     "vgg16": Weights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
+    "vgg19": Weights("https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "dcbb9e9d"),
 }
-"""The weights behind the published measures."""
+"""The weights behind the published measures; those of VGG-19 are for the losses of methods."""
 
 
 @dataclass(frozen=True)

@@ -121,17 +121,36 @@ def measure_nmae(pair: Pair, region: str) -> list[Value]:
 
 
 def measure_mae_hu(pair: Pair, region: str) -> list[Value]:
-    """Mean absolute error in HU over the fixed ``mask``, ``grid`` or ``foreground`` (Locor section 5: head MRI-CT).
-
-    The true image is the phantom's; for real scans whoever prepares the data gives one, such as a pseudo-CT.
-    """
-    intensity = pair.case.moving_intensity
-    if intensity.unit != "HU":
-        pair.remarks.add(f"left out: the moving scan is in {intensity.unit}, not in HU")
+    """Mean absolute error in HU over the fixed ``mask``, ``grid`` or ``foreground``, against the true image."""
+    if not _in_hu(pair):
         return []
-    inside = _region(pair, region)
-    errors = np.abs(pair.image[inside].astype(np.float64) - pair.true_image[inside])
-    return [Value(float(errors.mean() * abs(intensity.scale)) if errors.size else float("nan"))]
+    return _mae_hu(pair, pair.true_image, _region(pair, region))
+
+
+def measure_mae_pseudo_hu(pair: Pair, region: str) -> list[Value]:
+    """Mean absolute difference in HU between aligned CT and pseudo-CT, over the fixed ``mask`` or the ``grid``.
+
+    The measure of Locor's head MRI-CT experiment (section 5), in whose head mask the recipe ``locor-cermep`` puts the
+    fixed mask. A perfect alignment has the error of the pseudo-CT itself.
+    """
+    if pair.pseudo is None:
+        raise ValueError(f"case {pair.case.id} has no pseudo image")
+    if not _in_hu(pair):
+        return []
+    return _mae_hu(pair, pair.pseudo, pair.inside(region))
+
+
+def _in_hu(pair: Pair) -> bool:
+    unit = pair.case.moving_intensity.unit
+    if unit != "HU":
+        pair.remarks.add(f"left out: the moving scan is in {unit}, not in HU")
+    return unit == "HU"
+
+
+def _mae_hu(pair: Pair, reference: np.ndarray, inside: np.ndarray) -> list[Value]:
+    errors = np.abs(pair.image[inside].astype(np.float64) - reference[inside])
+    scale = abs(pair.case.moving_intensity.scale)
+    return [Value(float(errors.mean() * scale) if errors.size else float("nan"))]
 
 
 def _axial(pair: Pair) -> list[tuple[np.ndarray, np.ndarray]]:

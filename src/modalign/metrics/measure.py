@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from modalign.cases import CaseStore
+from modalign.cases import Case, CaseStore
 from modalign.errors import ConfigError, DataError
 from modalign.metrics import MEASURES, RANDOM_SUFFIX, Measure, measure_by_name
 from modalign.metrics.features import FeatureSource
@@ -33,9 +33,12 @@ _MISSING = {
     "labels": "the case has no labels of both scans",
     "true_field": "the true field is not known",
     "true_image": "the true aligned image is not known",
+    "pseudo_image": "there is no pseudo image to compare with",
+    "segmentation": "the aligned image is not segmented, or the fixed scan has no labels",
 }
 _PARTS = {
     "labels": ("fixed_labels", "moving_labels"),
+    "segmentation": ("fixed_labels",),
     "true_field": ("true_field",),
     "true_image": ("true_image",),
 }
@@ -86,6 +89,8 @@ def measure_run(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     features: FeatureSource | None = None,
     cases: Sequence[str] | None = None,
+    pseudo: Path | None = None,
+    segmented: Path | None = None,
     workers: int = 1,
 ) -> Measured:
     """Compute the named measures for every aligned case.
@@ -100,6 +105,8 @@ def measure_run(
         options: by measure, its options.
         features: where network features come from; random by default, and named so.
         cases: ids to measure instead of the splits.
+        pseudo: folder with ``<case>/image.nii.gz``, the fixed images translated to the moving contrast.
+        segmented: folder with ``<case>/labels.nii.gz``, label maps of the aligned images.
         workers: processes for the measures without network features; the result is the same for any number.
 
     Returns:
@@ -125,7 +132,7 @@ def measure_run(
     for chosen, processes in ((plain, workers), (deep, 1)):
         if not chosen:
             continue
-        job = partial(_measure_case, store.folder, aligned, chosen)
+        job = partial(_measure_case, store.folder, aligned, chosen, pseudo, segmented)
         for case, result in zip(ids, _map(job, ids, processes), strict=True):
             log.info("measured %s", case)
             _collect(case, result, found, tallies)
@@ -181,11 +188,18 @@ def _map(job: Callable[[str], _CaseResult], ids: Sequence[str], workers: int) ->
         yield from pool.map(job, ids)
 
 
-def load_pair(store: CaseStore, aligned: Path, case: str, needs: Iterable[str] = ()) -> Pair:
-    """A case, its alignment, and of labels and truth what `needs` names.
+def load_pair(
+    store: CaseStore,
+    aligned: Path,
+    case: str,
+    needs: Iterable[str] = (),
+    pseudo: Path | None = None,
+    segmented: Path | None = None,
+) -> Pair:
+    """A case, its alignment, and of labels, truth, pseudo image and segmentation (from their folders) what is needed.
 
     Raises:
-        DataError: the alignment doesn't lie on the fixed grid, or isn't finite.
+        DataError: the alignment or the pseudo image doesn't lie on the fixed grid, or isn't finite.
     """
     needs = set(needs)
     parts = ["fixed", "moving", "fixed_mask", *(part for need in sorted(needs) for part in _PARTS.get(need, ()))]
@@ -194,22 +208,39 @@ def load_pair(store: CaseStore, aligned: Path, case: str, needs: Iterable[str] =
         if labels is not None and labels.data.dtype.kind not in "iu":
             labels.data = np.rint(labels.data).astype(np.int32)
     path = aligned / case / "image.nii.gz"
-    image = read_volume(path)
-    if not image.grid.same_as(loaded.grid, tolerance_mm=1e-2):
-        raise DataError(f"{path} does not lie on the grid of the fixed image: align case {case} again")
+    image = _on_grid(path, loaded)
+    pseudo_path = (pseudo or aligned) / case / "image.nii.gz"
+    has_pseudo = pseudo is not None and "pseudo_image" in needs and pseudo_path.is_file()
+    translated = _on_grid(pseudo_path, loaded) if has_pseudo else None
     field_path = aligned / case / "field.nii.gz"
     displacement = read_itk_field(field_path, loaded.grid) if "field" in needs and field_path.is_file() else None
-    for name, data in ((path, image.data), (field_path, displacement)):
+    for name, data in ((path, image), (field_path, displacement), (pseudo_path, translated)):
         if data is not None and not np.isfinite(data).all():
             raise DataError(f"{name} has voxels that are not finite: the alignment of case {case} failed")
     modalities = (str(store.manifest.get("fixed_modality", "")), str(store.manifest.get("moving_modality", "")))
-    return Pair(loaded, image.data, displacement, store.label_names, modalities)
+    label_path = (segmented or aligned) / case / "labels.nii.gz"
+    has_segmentation = segmented is not None and "segmentation" in needs and label_path.is_file()
+    found = _on_grid(label_path, loaded) if has_segmentation else None
+    return Pair(loaded, image, displacement, store.label_names, modalities, translated, found)
+
+
+def _on_grid(path: Path, case: Case) -> np.ndarray:
+    image = read_volume(path)
+    if not image.grid.same_as(case.grid, tolerance_mm=1e-2):
+        raise DataError(f"{path} does not lie on the grid of the fixed image: align case {case.id} again")
+    return image.data
 
 
 def _measure_case(
-    folder: Path, aligned: Path, plan: Sequence[tuple[Measure, dict[str, Any]]], case: str
+    folder: Path,
+    aligned: Path,
+    plan: Sequence[tuple[Measure, dict[str, Any]]],
+    pseudo: Path | None,
+    segmented: Path | None,
+    case: str,
 ) -> _CaseResult:
-    pair = load_pair(CaseStore(folder), aligned, case, {need for m, _ in plan for need in m.needs})
+    needs = {need for m, _ in plan for need in m.needs}
+    pair = load_pair(CaseStore(folder), aligned, case, needs, pseudo, segmented)
     result = _CaseResult({}, {}, {})
     for m, options in plan:
         absent = [need for need in _MISSING if need in m.needs - pair.has]

@@ -34,6 +34,8 @@ class Pair:
         field: (3, X, Y, Z) in voxels of the fixed grid, or None for methods that don't deform.
         structures: name of every label value.
         modalities: of fixed and of moving, such as ``("mr", "ct")``.
+        pseudo: the fixed image translated to the moving contrast by the data set's translator, like `image`; or None.
+        segmented: label map of the aligned image, (X, Y, Z), made by a segmenter; or None.
         remarks: what the reader of a value has to know; measures add to it.
         memory: intermediate results that several measures share.
     """
@@ -43,13 +45,16 @@ class Pair:
     field: np.ndarray | None = None
     structures: Mapping[int, str] = dataclasses.field(default_factory=dict)
     modalities: tuple[str, str] = ("", "")
+    pseudo: np.ndarray | None = None
+    segmented: np.ndarray | None = None
     remarks: set[str] = dataclasses.field(default_factory=set)
     memory: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.image.shape != self.case.grid.shape:
-            problem = f"has shape {self.image.shape}, its fixed image {self.case.grid.shape}"
-            raise DataError(f"the aligned image of case {self.case.id} {problem}: align the case again")
+        for name, image in (("aligned", self.image), ("pseudo", self.pseudo)):
+            if image is not None and image.shape != self.case.grid.shape:
+                problem = f"has shape {image.shape}, its fixed image {self.case.grid.shape}"
+                raise DataError(f"the {name} image of case {self.case.id} {problem}: align the case again")
 
     @property
     def has(self) -> frozenset[str]:
@@ -61,6 +66,8 @@ class Pair:
             "labels": case.fixed_labels is not None and case.moving_labels is not None,
             "true_field": case.true_field is not None,
             "true_image": case.true_image is not None,
+            "pseudo_image": self.pseudo is not None,
+            "segmentation": self.segmented is not None and case.fixed_labels is not None,
         }
         return frozenset(name for name, exists in there.items() if exists)
 

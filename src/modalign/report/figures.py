@@ -9,6 +9,7 @@ from modalign.files import write_json
 from modalign.report.figures_distributions import make_distributions
 from modalign.report.figures_proxy import make_proxy_truth
 from modalign.report.figures_ranks import make_critical_difference
+from modalign.report.figures_segmentation import make_segmentations
 from modalign.report.panels import make_panels
 
 __all__ = ["make_critical_difference", "make_distributions", "make_figures", "make_panels", "make_proxy_truth"]
@@ -22,6 +23,7 @@ def make_figures(
     *,
     measures: Sequence[str] | None = None,
     ranking: Path | None = None,
+    segmented: Sequence[tuple[str, Path]] = (),
     labels: Mapping[str, str] | None = None,
     cases: int = 1,
     draws: int = 1000,
@@ -39,6 +41,7 @@ def make_figures(
         out: folder to write into.
         measures: which distributions to show, in order; None for all.
         ranking: the JSON file written by :func:`modalign.evaluate.compare_job`.
+        segmented: variant and folder of the label maps of its aligned images, where there are any.
         labels: names of the variants, where they differ.
         cases: how many cases the pictures show.
         draws: bootstrap draws.
@@ -51,6 +54,7 @@ def make_figures(
     tested = case_store.ids(["test"])
     notes = {
         "panels": make_panels(store, runs, metrics, out, cases=cases, labels=labels),
+        "segmentation": make_segmentations(store, runs, segmented, metrics, out, labels=labels),
         "distributions": make_distributions(metrics, measures, out, cases=tested, labels=labels),
         "ranks": make_critical_difference(ranking, case_store.dataset, out, labels=labels) if ranking else None,
         "proxy": make_proxy_truth(metrics, out, cases=tested, labels=labels, draws=draws, seed=seed),
