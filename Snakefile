@@ -17,8 +17,11 @@ resource_scopes:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/tune.smk"
 include: "workflow/rules/align.smk"
+include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -41,6 +44,11 @@ rule registformer:
 rule locor:
     input:
         paper_results("locor"),
+
+
+rule tune:
+    input:
+        tuned_options(),
 
 
 rule imse:

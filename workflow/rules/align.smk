@@ -2,6 +2,7 @@ rule align_cases:
     input:
         cases=rules.prepare_cases.output[0],
         models=models_of,
+        tuned=lambda wildcards: chosen_options(wildcards.dataset, wildcards.method),
     output:
         "results/aligned/{dataset}/{method}/seed{seed}/run-{shard}.json",
     log:
@@ -13,11 +14,7 @@ rule align_cases:
         "../../envs/torch.yaml"
     threads: lambda wildcards: PLAN.variants[wildcards.method].threads
     resources:
-        gpu=lambda wildcards: (
-            1
-            if config["device"] != "cpu" and PLAN.variants[wildcards.method].trained
-            else 0
-        ),
+        gpu=lambda wildcards: GPU * uses_gpu(wildcards.method),
         mem_mb=8000,
         runtime=240,
     params:
@@ -26,12 +23,13 @@ rule align_cases:
         out=subpath(output[0], parent=True),
         spec=spec_argument,
         model=model_option,
+        tuned=lambda wildcards, input: f"--tuned {input.tuned}" if input.tuned else "",
         device=config["device"],
         limit=lambda wildcards: time_limit(wildcards.method),
         code=lambda wildcards: code_digest(
             "modalign.runs", *PLAN.modules(wildcards.method)
         ),
     shell:
-        "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} "
+        "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} {params.tuned} "
         "--splits {params.splits} --shard {wildcards.shard} --seed {wildcards.seed} --device {params.device} --threads {threads} "
         "{params.limit} > {log:q} 2>&1"

@@ -10,10 +10,12 @@ ROOT = Path(workflow.current_basedir).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from modalign.digest import code_digest
+from modalign.devices import has_gpu
 from modalign.errors import ModalignError
 from modalign.papers import tables
 from modalign.plan import make_plan, missing_sources
 from modalign.report.page_plan import describe_plan
+from modalign.report.paper_figures import figures_of, paper_figure
 
 validate(config, "../schemas/config.schema.yaml")
 
@@ -43,6 +45,7 @@ wildcard_constraints:
     seed=r"\d+",
     shard=r"\d+-of-\d+",
     table=r"\d+",
+    trial=r"\d+",
     figure=r"[a-z0-9_]+",
 
 
@@ -68,6 +71,14 @@ def archive_ready(wildcards):
     )
 
 
+# On this machine, jobs ask for a GPU only if it has one, so that they don't wait for each other without need; those
+# that go to a cluster ask for one unless the configuration says device: cpu.
+GPU = int(
+    config["device"] == "cuda"
+    or (config["device"] == "auto" and (workflow.non_local_exec or has_gpu()))
+)
+
+
 def as_argument(value):
     """A value as one quoted JSON argument of a shell command."""
     return shlex.quote(json.dumps(value))
@@ -75,7 +86,7 @@ def as_argument(value):
 
 def spec_argument(wildcards):
     """What a method variant is, with the folders of the trained methods that it builds on."""
-    dataset, seed = wildcards.dataset, wildcards.seed
+    dataset, seed = wildcards.dataset, wildcards.get("seed")
     return as_argument(
         PLAN.spec(
             dataset, wildcards.method, lambda name: model_folder(dataset, name, seed)
@@ -95,9 +106,15 @@ def models_of(wildcards):
     if PLAN.variants[wildcards.method].trained:
         names = [wildcards.method, *names]
     return [
-        f"{model_folder(wildcards.dataset, name, wildcards.seed)}/train.json"
+        f"{model_folder(wildcards.dataset, name, wildcards.get('seed'))}/train.json"
         for name in names
     ]
+
+
+def uses_gpu(method):
+    """Whether a method, or one that it builds on, is faster on a GPU."""
+    names = [method, *PLAN.trained_needs(method)]
+    return any(PLAN.variants[name].accelerated for name in names)
 
 
 def needed_models(wildcards):
@@ -112,7 +129,7 @@ def model_option(wildcards):
     """The option that names the weights of a trained method."""
     if not PLAN.variants[wildcards.method].trained:
         return ""
-    folder = model_folder(wildcards.dataset, wildcards.method, wildcards.seed)
+    folder = model_folder(wildcards.dataset, wildcards.method, wildcards.get("seed"))
     return f"--model {shlex.quote(folder)}"
 
 
@@ -132,6 +149,58 @@ def measure_options(dataset):
     }
 
 
+def trial_files(wildcards, count):
+    """The first trials of tuning a method on a data set."""
+    folder = f"results/tuning/{wildcards.dataset}/{wildcards.method}"
+    return [f"{folder}/trial-{number}.json" for number in range(count)]
+
+
+def earlier_trials(wildcards):
+    """The trials of the rounds before that of a trial, from whose results it is chosen."""
+    number = int(wildcards.trial)
+    return trial_files(wildcards, number - number % PLAN.tuning.parallel)
+
+
+def chosen_options(dataset, method):
+    """The file with the tuned options of a method on a data set; nothing if it isn't tuned there."""
+    if not PLAN.tuning.cells([(dataset, method)]):
+        return []
+    return [f"results/tuning/{dataset}/{method}/chosen.json"]
+
+
+def tuned_options():
+    """The files with the tuned options of all methods that are tuned."""
+    cells = PLAN.tuning.cells(PLAN.reachable)
+    return [path for cell in cells for path in chosen_options(*cell)]
+
+
+def tuning_translations(wildcards):
+    """The translations of the validation cases that tuning compares with, where its measure needs them."""
+    method = PLAN.tuning.translators.get(wildcards.dataset)
+    if method is None:
+        return []
+    return [f"results/tuning/{wildcards.dataset}/translations/{method}/run-1-of-1.json"]
+
+
+def pseudo_images(wildcards):
+    """The translations of all measured cases that aligned images are compared with; none for the translator itself."""
+    dataset, method = wildcards.dataset, PLAN.datasets[wildcards.dataset].get(
+        "pseudo_image"
+    )
+    if method in (None, wildcards.method):
+        return []
+    variant = PLAN.variants[method]
+    return [
+        f"results/aligned/{dataset}/{method}/seed{variant.seeds[0]}/run-{i}-of-{variant.shards}.json"
+        for i in range(1, variant.shards + 1)
+    ]
+
+
+def folder_option(name, files):
+    """The option that names the folder of files, if there are any."""
+    return f"{name} {shlex.quote(str(Path(files[0]).parent))}" if files else ""
+
+
 def run_files(wildcards):
     """The status files of one method on one data set, one per shard."""
     shards = PLAN.variants[wildcards.method].shards
@@ -143,6 +212,21 @@ def run_files(wildcards):
         i=range(1, shards + 1),
         n=shards,
     )
+
+
+def segmenter_model(wildcards):
+    """The small segmenter of a data set; nothing where TotalSegmentator does the work."""
+    if config["segmentation"]["kind"] != "small":
+        return []
+    return [f"results/models/{wildcards.dataset}/segmenter/train.json"]
+
+
+def segmented_images(wildcards):
+    """The label maps of the aligned images, where a table asks for them."""
+    dataset, method, seed = wildcards.dataset, wildcards.method, wildcards.seed
+    if not PLAN.is_segmented((dataset, method)):
+        return []
+    return [f"results/segmented/{dataset}/{method}/seed{seed}/segmented.json"]
 
 
 def metrics_of(cells):
@@ -179,6 +263,20 @@ def shown_runs(dataset):
     ]
 
 
+def shown_segmentations(dataset):
+    """The label maps of the aligned images of a data set, each method's with its first seed."""
+    return [
+        f"results/segmented/{dataset}/{method}/seed{PLAN.variants[method].seeds[0]}/segmented.json"
+        for _, method in dataset_cells(dataset)
+        if PLAN.is_segmented((dataset, method))
+    ]
+
+
+def segmented_folders(files):
+    """Method and folder of the label maps that status files are about."""
+    return [[Path(path).parents[1].name, str(Path(path).parent)] for path in files]
+
+
 def folders_of(runs):
     """Method and folder of the alignments that status files are about."""
     folders = dict.fromkeys(Path(path).parent for path in runs)
@@ -205,13 +303,38 @@ def training_minutes(wildcards, attempt):
     return int((PLAN.variants[wildcards.method].minutes or 120) * 1.2 * attempt) + 5
 
 
-def paper_results(paper):
-    """Every table of a paper, also those that the default target leaves out."""
+def figure_of(wildcards):
+    """What a figure of a paper is drawn from."""
+    return paper_figure(wildcards.paper, wildcards.figure)
+
+
+def figure_runs(wildcards):
+    """The status files of the alignments that a figure of a paper shows, those of the first seed."""
+    figure = figure_of(wildcards)
+    variant = PLAN.variants[figure.method]
+    folder = f"results/aligned/{figure.dataset}/{figure.method}/seed{variant.seeds[0]}"
     return [
+        f"{folder}/run-{i}-of-{variant.shards}.json"
+        for i in range(1, variant.shards + 1)
+    ]
+
+
+def paper_pictures(paper, cells):
+    """The figures of a paper that are drawn from some of these cells."""
+    return [
+        f"results/papers/{paper}/figure_{figure.number}.png"
+        for figure in figures_of(paper, cells)
+    ]
+
+
+def paper_results(paper):
+    """Every table and figure of a paper, also those that the default target leaves out."""
+    found = [
         f"results/papers/{name}/table_{number}.md"
         for name, number in (*PLAN.tables, *PLAN.on_demand)
         if name == paper
     ]
+    return found + paper_pictures(paper, PLAN.reachable)
 
 
 def ablation_tables():
@@ -231,3 +354,4 @@ localrules:
     locor,
     imse,
     cao2018,
+    tune,

@@ -2,6 +2,8 @@ rule measure_cases:
     input:
         cases=rules.prepare_cases.output[0],
         runs=run_files,
+        pseudo=pseudo_images,
+        segmented=segmented_images,
     output:
         table="results/metrics/{dataset}/{method}/seed{seed}.tsv",
         notes="results/metrics/{dataset}/{method}/seed{seed}.json",
@@ -21,8 +23,11 @@ rule measure_cases:
         measures=lambda wildcards: ",".join(PLAN.measures(wildcards.dataset)),
         options=lambda wildcards: as_argument(measure_options(wildcards.dataset)),
         features=as_argument(config["features"]),
+        pseudo=lambda wildcards, input: folder_option("--pseudo", input.pseudo),
+        segmented=lambda wildcards, input: folder_option("--segmented", input.segmented),
         code=code_digest("modalign.metrics.*"),
     shell:
         "python -m modalign measure {params.store:q} {input.runs:q} --method {wildcards.method} "
         "--seed {wildcards.seed} --splits {params.splits} --measures {params.measures} --options {params.options} "
-        "--features {params.features} --out {output.table:q} --workers {threads} > {log:q} 2>&1"
+        "--features {params.features} {params.pseudo} {params.segmented} --out {output.table:q} --workers {threads} "
+        "> {log:q} 2>&1"

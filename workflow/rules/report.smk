@@ -105,6 +105,7 @@ rule make_figures:
         metrics=lambda wildcards: metrics_of(dataset_cells(wildcards.dataset)),
         store="results/cases/{dataset}/cases.json",
         ranking="results/comparisons/{dataset}/ranking.json",
+        segmented=lambda wildcards: shown_segmentations(wildcards.dataset),
     output:
         report(
             "results/figures/{dataset}/panels.png",
@@ -127,11 +128,14 @@ rule make_figures:
         store=subpath(input.store, parent=True),
         out=subpath(output.list, parent=True),
         runs=lambda wildcards, input: as_argument(folders_of(input.runs)),
+        segmented=lambda wildcards, input: as_argument(
+            segmented_folders(input.segmented)
+        ),
         seed=config["seed"],
         code=code_digest("modalign.report.figures"),
     shell:
         "python -m modalign figures {params.store:q} {input.metrics:q} --runs {params.runs} --ranking {input.ranking:q} "
-        "--seed {params.seed} --out {params.out:q} > {log:q} 2>&1"
+        "--segmented {params.segmented} --seed {params.seed} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule describe_run:
@@ -158,6 +162,9 @@ rule make_report:
             "results/comparisons/{dataset}/table.html", dataset=PLAN.compared
         ),
         figures=expand("results/figures/{dataset}/figures.json", dataset=PLAN.compared),
+        pictures=[
+            path for paper in PLAN.papers for path in paper_pictures(paper, PLAN.cells)
+        ],
         plan=rules.describe_run.output[0],
     output:
         report("results/report.html", caption="../report/report.rst", category="Report"),

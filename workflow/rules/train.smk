@@ -13,7 +13,7 @@ rule train_method:
         "../../envs/torch.yaml"
     threads: lambda wildcards: PLAN.variants[wildcards.method].threads
     resources:
-        gpu=0 if config["device"] == "cpu" else 1,
+        gpu=GPU,
         mem_mb=16000,
         runtime=training_minutes,
     params:

@@ -125,7 +125,7 @@ def _notes(data: DatasetResults) -> str:
 
 
 def paper_section(paper: str, plan: ReportPlan, results: Path) -> str:
-    """One paper: all its tables."""
+    """One paper: all its tables and figures."""
     name = NAMES.get(paper, paper)
     parts = [f'<h3 id="{anchor("paper", paper)}">{escape(name)}</h3>', f"<p>{escape(TITLES.get(paper, ''))}</p>"]
     for number in [number for of, number in plan.tables if of == paper]:
@@ -140,6 +140,10 @@ def paper_section(paper: str, plan: ReportPlan, results: Path) -> str:
         which = "Table " if len(absent) == 1 else "Tables "
         which += ", ".join(map(str, absent))
         parts.append(f"<p>{which}: not part of this run; <code>snakemake {paper}</code> makes every table.</p>")
+    for path in sorted((results / "papers" / paper).glob("figure_*.json")):
+        note = read_json(path)
+        parts.append(f"<h4>Figure {path.stem.removeprefix('figure_')}: {escape(note['title'])}</h4>")
+        parts.append(image(path.with_name(note["file"]), note["alt"], note["caption"], note["min_width"]))
     return "\n".join(parts)
 
 

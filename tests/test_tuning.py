@@ -1,0 +1,240 @@
+"""Tuning finds known optima on the validation cases, and sees nothing else."""
+
+import shutil
+import textwrap
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from modalign import methods
+from modalign.cli import app
+from modalign.errors import ConfigError, DataError
+from modalign.files import read_json, write_json
+from modalign.gaussian_process import posterior_mean
+from modalign.methods import method_class, method_names
+from modalign.spatial.fields import write_itk_field
+from modalign.tuning import choose, choose_job, suggest, trial_job
+from modalign.tuning_ranges import Range, ranges_of, tuned_spec
+from modalign.volumes import Volume, axis_aligned, write_volume
+
+# Every trial searches in a process of its own; started from here, it needn't import PyTorch again.
+optuna = pytest.importorskip("optuna")
+torch = pytest.importorskip("torch")
+
+SHIFT = """
+    import numpy as np
+    from pydantic import Field
+    from modalign.methods._registration import by_field
+    from modalign.methods.base import Method, MethodOptions
+
+    class Shift(Method):
+        label, kind, source, dimensions = "Shift", "registration", "a test", frozenset({3})
+
+        class Options(MethodOptions):
+            x: float = Field(0.5, description="voxels along x")
+            y: float | None = Field(None, description="voxels along y")
+            fail_on: str = Field("", description="case that fails")
+
+        def align(self, case):
+            assert case.id != self.options.fail_on, "bad luck"
+            field = np.zeros((3, *case.grid.shape), np.float32)
+            field[0], field[1] = self.options.x, self.options.y or 0
+            return by_field(case, field)
+"""
+RANGES = {"x": Range(0.5, 5.0, log=True), "y": Range(-3.0, 3.0)}
+TRUTH = (2.0, -1.0)
+
+
+@pytest.fixture
+def shift(tmp_path, monkeypatch):
+    """A method that shifts by as much as it is told."""
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    (folder / "shift_told.py").write_text(textwrap.dedent(SHIFT))
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
+    return {"method": "shift_told", "dimension": 3, "options": {}, "needs": {}}
+
+
+@pytest.fixture
+def store(tmp_path, rng):
+    """Two validation and two test cases whose true field is a shift by :data:`TRUTH`; that of the test is another."""
+    folder, grid = tmp_path / "store", axis_aligned((8, 8, 6), (1, 1, 1))
+    listed = []
+    for case, split in (("a", "validation"), ("b", "validation"), ("c", "test"), ("d", "test")):
+        for part in ("fixed", "moving"):
+            write_volume(folder / case / f"{part}.nii.gz", Volume(rng.random(grid.shape), grid.affine))
+        field = np.zeros((3, *grid.shape), np.float32)
+        field[0], field[1] = TRUTH if split == "validation" else (5.0, 2.0)
+        write_itk_field(folder / case / "true_field.nii.gz", field, grid)
+        intensity = {"scale": 1.0, "offset": 0.0, "unit": "a.u."}
+        record = {"case": case, "dataset": "toy", "split": split}
+        write_json(folder / case / "case.json", record | {"fixed_intensity": intensity, "moving_intensity": intensity})
+        listed.append({"case": case, "split": split})
+    write_json(folder / "cases.json", {"dataset": "toy", "labels": {}, "cases": listed})
+    return folder
+
+
+def run_trials(spec, store, out, numbers, **more):
+    for number in numbers:
+        settings = {"objective": "tre_voxel", "startup": 3, "parallel": 2, "device": "cpu"} | more
+        trial_job(spec, store, out / f"trial-{number}.json", RANGES, number=number, **settings)
+    return [read_json(out / f"trial-{number}.json") for number in numbers]
+
+
+def outcome(trial):
+    """What a trial found, without how long it took."""
+    timings = ("seconds", "peak_memory_mb")
+    return {**trial, "cases": [{k: v for k, v in case.items() if k not in timings} for case in trial["cases"]]}
+
+
+def test_trials_find_the_true_shift_and_its_options_align_the_test_cases(shift, store, tmp_path):
+    trials = run_trials(shift, store, tmp_path / "trials", range(14), parallel=1)
+    chosen = tmp_path / "trials" / "chosen.json"
+    choose_job([tmp_path / "trials" / f"trial-{i}.json" for i in range(14)], chosen, RANGES)
+    found = read_json(chosen)
+    assert np.hypot(found["options"]["x"] - TRUTH[0], found["options"]["y"] - TRUTH[1]) < 0.4
+    assert found["score"] < 0.25 * trials[0]["score"]
+    out, spec = tmp_path / "out", tmp_path / "spec.json"
+    write_json(spec, shift)
+    arguments = ["align-cases", store, "--spec", f"@{spec}", "--tuned", chosen, "--out", out, "--device", "cpu"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    status = read_json(out / "run-1-of-1.json")
+    assert [case["case"] for case in status["cases"]] == ["c", "d"]
+    assert status["method"]["options"] == found["options"]
+
+
+def test_the_first_trial_is_the_method_as_it_is(shift, store, tmp_path):
+    (first,) = run_trials({**shift, "options": {"x": 1.5}}, store, tmp_path / "trials", [0])
+    assert first["values"]["x"] == 1.5
+    assert first["score"] == pytest.approx(np.hypot(1.5 - TRUTH[0], first["options"]["y"] - TRUTH[1]), abs=1e-5)
+
+
+def test_nothing_of_the_test_split_is_read(shift, store, tmp_path):
+    whole = run_trials(shift, store, tmp_path / "whole", range(5))
+    for case in ("c", "d"):
+        shutil.rmtree(store / case)
+    assert [outcome(t) for t in run_trials(shift, store, tmp_path / "without", range(5))] == [outcome(t) for t in whole]
+
+
+def test_a_killed_trial_is_run_again_with_the_same_outcome_whatever_ran_beside_it(shift, store, tmp_path):
+    folder = tmp_path / "trials"
+    trials = run_trials(shift, store, folder, range(6))
+    for number in (4, 5):
+        (folder / f"trial-{number}.json").unlink()
+    assert [outcome(t) for t in run_trials(shift, store, folder, [5, 4])] == [outcome(trials[5]), outcome(trials[4])]
+    assert trials[4]["values"] != trials[5]["values"]
+
+
+def test_a_case_that_fails_counts_as_unaligned(shift, store, tmp_path):
+    (trial,) = run_trials({**shift, "options": {"fail_on": "a", "x": 2.0}}, store, tmp_path / "trials", [0])
+    scores = {case["case"]: case["score"] for case in trial["cases"]}
+    assert scores["a"] == pytest.approx(np.hypot(*TRUTH), abs=1e-5)
+    assert scores["b"] == pytest.approx(abs(trial["options"]["y"] - TRUTH[1]), abs=1e-5)
+    assert trial["cases"][0]["error"] == "AssertionError: bad luck"
+
+
+def test_what_cannot_be_tuned_says_why(shift, store, tmp_path):
+    with pytest.raises(DataError, match=r"mae_hu can't be measured on validation case a of toy"):
+        run_trials(shift, store, tmp_path / "trials", [0], objective="mae_hu")
+    with pytest.raises(ConfigError, match="method shift_told has no option 'z'"):
+        trial_job({**shift, "options": {"z": 1}}, store, tmp_path / "x.json", RANGES, number=0, objective="tre_voxel")
+    listed = [{"case": "c", "split": "test"}]
+    write_json(store / "cases.json", {"dataset": "toy", "labels": {}, "cases": listed})
+    with pytest.raises(DataError, match="has no validation cases to tune on"):
+        run_trials(shift, store, tmp_path / "trials", [0])
+
+
+SPACE = {"weight": Range(1e-1, 1e4, log=True), "terms": Range(1, 5, integer=True), "idle": Range(0.0, 1.0)}
+
+
+def noisy(values, number):
+    """Lowest at a weight of 100 and 4 terms, with noise."""
+    distance = np.log10(values["weight"] / 100) ** 2 / 4 + (values["terms"] - 4) ** 2 / 8
+    return float(distance + 0.05 * np.random.default_rng(number).standard_normal())
+
+
+def test_the_search_beats_chance_on_a_noisy_function():
+    better, sign = "higher", -1
+    known = []
+    while len(known) < 24:
+        asked = [suggest(SPACE, known, len(known) + i, better, startup=8, seed=1) for i in range(4)]
+        known += [
+            {"trial": len(known) + i, "values": v, "score": sign * noisy(v, len(known) + i)}
+            for i, v in enumerate(asked)
+        ]
+    chosen = known[choose(known, SPACE, better)]["values"]
+    assert abs(np.log10(chosen["weight"] / 100)) < 0.5
+    assert abs(chosen["terms"] - 4) <= 1
+    late = np.mean([noisy(t["values"], 0) for t in known[12:]])
+    assert late < 0.5 * np.mean([noisy(t["values"], 0) for t in known[:8]])
+    assert all(isinstance(t["values"]["terms"], int) and 0.1 <= t["values"]["weight"] <= 1e4 for t in known)
+
+
+def test_a_lucky_trial_is_not_chosen():
+    good = [{"trial": i, "values": {"a": 0.7 + 0.02 * i}, "score": 1.0 + 0.01 * i} for i in range(8)]
+    bad = [{"trial": 10 + i, "values": {"a": 0.1 + 0.02 * i}, "score": 1.6} for i in range(8)]
+    bad[4]["score"] = 0.9
+    chosen = choose([*good, *bad], {"a": Range(0.0, 1.0)}, "lower", share=1.0)
+    assert chosen < 10
+
+
+def test_only_the_best_share_counts():
+    trials = [{"trial": i, "values": {"a": i / 9}, "score": float(i)} for i in range(10)]
+    wild = [{**t, "score": 1e6} if t["trial"] >= 6 else t for t in trials]
+    assert choose(wild, {"a": Range(0.0, 1.0)}, "lower") == choose(trials, {"a": Range(0.0, 1.0)}, "lower") == 0
+
+
+def test_the_posterior_mean_is_closer_to_the_truth_than_the_noisy_values(rng):
+    points = rng.random((40, 2))
+    truth = np.sin(4 * points[:, 0])
+    values = truth + 0.3 * rng.standard_normal(40)
+    error = posterior_mean(points, values, seed=0) - truth
+    assert np.sqrt(np.mean(error**2)) < 0.5 * 0.3
+    np.testing.assert_allclose(posterior_mean(points, truth, seed=0), truth, atol=0.02)
+    np.testing.assert_array_equal(posterior_mean(points, np.full(40, 7.0), seed=0), 7.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("locor", {}),
+        ("locor", {"basis": "polynomial"}),
+        ("locor", {"basis": "polynomial", "derivative": False}),
+        ("instance", {"similarity": "srwcr"}),
+        ("instance", {"similarity": "mind-ssc"}),
+        ("instance", {"similarity": "mi"}),
+        ("niftyreg", {"similarity": "nmi"}),
+        ("niftyreg", {"similarity": "mind"}),
+        ("syn", {"preset": "locor"}),
+        ("corrfield", {}),
+    ],
+)
+def test_the_ends_of_every_published_range_are_options_of_the_method(method, options):
+    kind = method_class(method)
+    resolved = kind(options).options.model_dump()
+    found = ranges_of(method, resolved)
+    assert found
+    for name, searched in found.items():
+        for end in (searched.low, searched.high):
+            kind({**options, name: searched.option(end)})
+            if searched.multiples:
+                assert searched.searched(searched.option(end)) == pytest.approx(end, abs=1)
+
+
+def test_methods_without_published_ranges_have_none():
+    assert [m for m in method_names() if m in ("identity", "affine", "demons") and ranges_of(m, {})] == []
+
+
+def test_a_range_says_what_is_wrong_with_it():
+    with pytest.raises(ConfigError, match=r"runs from low up to high, with low above 0 if log; not 2, 1"):
+        Range(2, 1)
+    with pytest.raises(ConfigError, match="low above 0 if log"):
+        Range(0, 1, log=True)
+
+
+def test_tuned_options_go_before_those_of_the_configuration(tmp_path):
+    write_json(tmp_path / "chosen.json", {"options": {"b": 2}})
+    spec = {"method": "x", "options": {"a": 1, "b": 1}}
+    assert tuned_spec(spec, tmp_path / "chosen.json") == {"method": "x", "options": {"a": 1, "b": 2}}

@@ -1,0 +1,99 @@
+rule tune_trial:
+    input:
+        cases=rules.prepare_cases.output[0],
+        models=models_of,
+        earlier=earlier_trials,
+        pseudo=tuning_translations,
+    output:
+        "results/tuning/{dataset}/{method}/trial-{trial}.json",
+    log:
+        "results/logs/tune_trial/{dataset}.{method}.{trial}.log",
+    benchmark:
+        "results/benchmarks/tune_trial/{dataset}.{method}.{trial}.jsonl"
+    retries: 2
+    conda:
+        "../../envs/torch.yaml"
+    threads: lambda wildcards: PLAN.variants[wildcards.method].threads
+    resources:
+        gpu=lambda wildcards: GPU * uses_gpu(wildcards.method),
+        mem_mb=8000,
+        runtime=240,
+    params:
+        store=subpath(input.cases, parent=True),
+        spec=spec_argument,
+        ranges=lambda wildcards: as_argument(PLAN.tuning.searched(wildcards.method)),
+        objective=lambda wildcards: PLAN.tuning.objectives[wildcards.dataset],
+        options=lambda wildcards: as_argument(
+            measure_options(wildcards.dataset).get(
+                PLAN.tuning.objectives[wildcards.dataset], {}
+            )
+        ),
+        pseudo=lambda wildcards, input: folder_option("--pseudo", input.pseudo),
+        startup=PLAN.tuning.startup,
+        parallel=PLAN.tuning.parallel,
+        seed=config["seed"],
+        device=config["device"],
+        limit=lambda wildcards: time_limit(wildcards.method),
+        code=lambda wildcards: code_digest(
+            "modalign.tuning", *PLAN.modules(wildcards.method)
+        ),
+    shell:
+        "python -m modalign tune-trial {params.store:q} --spec {params.spec} --number {wildcards.trial} "
+        "--ranges {params.ranges} --objective {params.objective} --options {params.options} {params.pseudo} "
+        "--startup {params.startup} --parallel {params.parallel} --seed {params.seed} --device {params.device} "
+        "--threads {threads} {params.limit} --out {output:q} > {log:q} 2>&1"
+
+
+# The translations of the validation cases alone: tuning reads nothing of the test split.
+rule translate_validation:
+    input:
+        cases=rules.prepare_cases.output[0],
+        models=models_of,
+    output:
+        "results/tuning/{dataset}/translations/{method}/run-1-of-1.json",
+    log:
+        "results/logs/translate_validation/{dataset}.{method}.log",
+    retries: 1
+    conda:
+        "../../envs/torch.yaml"
+    threads: lambda wildcards: PLAN.variants[wildcards.method].threads
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        store=subpath(input.cases, parent=True),
+        out=subpath(output[0], parent=True),
+        spec=spec_argument,
+        model=model_option,
+        seed=lambda wildcards: PLAN.variants[wildcards.method].seeds[0],
+        device=config["device"],
+        code=lambda wildcards: code_digest(
+            "modalign.runs", *PLAN.modules(wildcards.method)
+        ),
+    shell:
+        "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} "
+        "--splits validation --seed {params.seed} --device {params.device} --threads {threads} > {log:q} 2>&1"
+
+
+rule choose_options:
+    input:
+        lambda wildcards: trial_files(wildcards, PLAN.tuning.trials),
+    output:
+        "results/tuning/{dataset}/{method}/chosen.json",
+    log:
+        "results/logs/choose_options/{dataset}.{method}.log",
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        ranges=lambda wildcards: as_argument(PLAN.tuning.searched(wildcards.method)),
+        share=PLAN.tuning.share,
+        seed=config["seed"],
+        code=code_digest("modalign.tuning"),
+    shell:
+        "python -m modalign choose-options {input:q} --ranges {params.ranges} --share {params.share} "
+        "--seed {params.seed} --out {output:q} > {log:q} 2>&1"
