@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modalign.align import align_pair, parse_json
+from modalign.align_files import align_pair, parse_json
 from modalign.errors import ModalignError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -37,27 +37,31 @@ def align(
     moving: Annotated[Path, typer.Argument(help="The scan to bring onto it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for image.nii.gz, field.nii.gz and run.json.")],
     method: Annotated[str, typer.Option(help="One of `modalign methods`.")] = "syn",
+    preset: Annotated[str | None, typer.Option(help="Preset of the method; short for --options.")] = None,
     dimension: Annotated[int | None, typer.Option(help="2: slice by slice; 3: as a volume.")] = None,
     options: Json = "{}",
     needs: Json = "{}",
     mask_fixed: Annotated[Path | None, typer.Option(help="Mask on the fixed grid; nonzero counts.")] = None,
     mask_moving: Annotated[Path | None, typer.Option(help="Mask on the moving grid; nonzero counts.")] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Write inverse_field.nii.gz, on the moving grid.")] = False,
     model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 1,
 ) -> None:
     """Align one pair of scans with any method."""
+    chosen = {} if preset is None else {"preset": preset}
     align_pair(
         fixed,
         moving,
         out,
         method=method,
         dimension=dimension,
-        options=parse_json(options, "--options"),
+        options=chosen | parse_json(options, "--options"),
         needs=parse_json(needs, "--needs"),
         fixed_mask=mask_fixed,
         moving_mask=mask_moving,
+        inverse=inverse,
         model=model,
         seed=seed,
         device=device,
@@ -173,6 +177,7 @@ def align_cases(
     spec: Json,
     out: Annotated[Path, typer.Option(help="Folder for the alignments and run-*.json.")],
     model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="A chosen.json, whose options go before those of --spec.")] = None,
     splits: Annotated[str, typer.Option(help="Splits to align, separated by commas.")] = "test",
     shard: Annotated[str, typer.Option(help="i-of-n: align every n-th case, from the i-th on.")] = "1-of-1",
     seed: Seed = 0,
@@ -182,10 +187,12 @@ def align_cases(
 ) -> None:
     """Align the cases of a store."""
     from modalign.runs import align_job
+    from modalign.tuning_ranges import tuned_spec
 
     index_text, count_text = shard.split("-of-")
+    chosen = parse_json(spec, "--spec")
     align_job(
-        parse_json(spec, "--spec"),
+        chosen if tuned is None else tuned_spec(chosen, tuned),
         store,
         out,
         seed=seed,
@@ -199,6 +206,61 @@ def align_cases(
 
 
 @app.command()
+def tune_trial(
+    store: Annotated[Path, typer.Argument(help="Case store; its validation cases are aligned.")],
+    spec: Json,
+    number: Annotated[int, typer.Option(min=0, help="Number of the trial; those before it lie beside --out.")],
+    ranges: Annotated[str, typer.Option(help="JSON: where each option is searched.")],
+    objective: Annotated[str, typer.Option(help="The measure to be made better.")],
+    out: Annotated[Path, typer.Option(help="File to write, trial-<number>.json.")],
+    startup: Annotated[int, typer.Option(min=1, help="Trials drawn at random, before a model guides the search.")] = 10,
+    parallel: Annotated[int, typer.Option(min=1, help="Trials that may run side by side.")] = 1,
+    options: Json = "{}",
+    pseudo: Annotated[Path | None, typer.Option(help="Folder of fixed images in the moving contrast.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+    minutes: Minutes = None,
+) -> None:
+    """Try one set of options on the validation cases of a store; --options are those of the objective."""
+    from modalign.tuning import trial_job
+    from modalign.tuning_ranges import read_range
+
+    trial_job(
+        parse_json(spec, "--spec"),
+        store,
+        out,
+        {name: read_range(entry) for name, entry in parse_json(ranges, "--ranges").items()},
+        number=number,
+        objective=objective,
+        startup=startup,
+        parallel=parallel,
+        measure_options=parse_json(options, "--options"),
+        pseudo=pseudo,
+        seed=seed,
+        device=device,
+        threads=threads,
+        minutes=minutes,
+    )
+
+
+@app.command()
+def choose_options(
+    trials: Annotated[list[Path], typer.Argument(help="The files of all trials.")],
+    ranges: Annotated[str, typer.Option(help="JSON: where each option was searched.")],
+    out: Annotated[Path, typer.Option(help="File to write, chosen.json.")],
+    share: Annotated[float, typer.Option(help="Of the best trials, to which the model is fitted.")] = 0.6,
+    seed: Seed = 0,
+) -> None:
+    """Choose among trials the one that a Gaussian process fitted to the better ones takes for the best."""
+    from modalign.tuning import choose_job
+    from modalign.tuning_ranges import read_range
+
+    searched = {name: read_range(entry) for name, entry in parse_json(ranges, "--ranges").items()}
+    choose_job(trials, out, searched, share=share, seed=seed)
+
+
+@app.command()
 def measure(
     store: Annotated[Path, typer.Argument(help="Case store.")],
     runs: Annotated[list[Path], typer.Argument(help="The run-*.json of the alignments, one per shard.")],
@@ -208,6 +270,8 @@ def measure(
     splits: Annotated[str, typer.Option(help="Splits to measure, separated by commas.")] = "test",
     options: Json = "{}",
     features: Json = "{}",
+    pseudo: Annotated[Path | None, typer.Option(help="Folder of fixed images in the moving contrast.")] = None,
+    segmented: Annotated[Path | None, typer.Option(help="Folder of label maps of the aligned images.")] = None,
     seed: Seed = 0,
     workers: Workers = 1,
 ) -> None:
@@ -225,8 +289,41 @@ def measure(
         splits=splits.split(","),
         options=parse_json(options, "--options"),
         features=FeatureSource(**parse_json(features, "--features")),
+        pseudo=pseudo,
+        segmented=segmented,
         workers=workers,
     )
+
+
+@app.command()
+def train_segmenter(
+    store: Annotated[Path, typer.Argument(help="Case store with labels of the moving scans.")],
+    model: Annotated[Path, typer.Option(help="Folder for the weights and train.json.")],
+    options: Json = "{}",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Train a small segmenter on the unaligned moving scans of the training split."""
+    from modalign.segmentation.jobs import train_job
+
+    train_job(store, model, parse_json(options, "--options"), seed=seed, device=device, threads=threads)
+
+
+@app.command()
+def segment(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    runs: Annotated[list[Path], typer.Argument(help="The run-*.json of the alignments, one per shard.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    options: Json = "{}",
+    model: Annotated[Path | None, typer.Option(help="Folder of the small segmenter's weights.")] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Segment what a method aligned."""
+    from modalign.segmentation.jobs import segment_job
+
+    segment_job(store, runs, out, parse_json(options, "--options"), model=model, device=device, threads=threads)
 
 
 @app.command()
@@ -292,13 +389,31 @@ def figures(
     runs: Json,
     out: Annotated[Path, typer.Option(help="Folder for the figures and figures.json.")],
     ranking: Annotated[Path | None, typer.Option(help="The ranking.json of the comparison.")] = None,
+    segmented: Json = "[]",
     seed: Seed = 0,
 ) -> None:
-    """Draw the figures of a data set; --runs lists pairs of method and folder of its alignments."""
+    """Draw the figures of a data set; --runs lists pairs of method and folder of its alignments, --segmented those of
+    method and folder of label maps."""
     from modalign.report.figures import make_figures
 
     pairs = [(name, Path(folder)) for name, folder in parse_json(runs, "--runs")]
-    make_figures(store, pairs, metrics, out, ranking=ranking, seed=seed)
+    found = [(name, Path(folder)) for name, folder in parse_json(segmented, "--segmented")]
+    make_figures(store, pairs, metrics, out, ranking=ranking, segmented=found, seed=seed)
+
+
+@app.command()
+def paper_figure(
+    paper: Annotated[str, typer.Argument(help="Short name of the paper.")],
+    number: Annotated[str, typer.Argument(help="Number of the figure.")],
+    store: Annotated[Path, typer.Argument(help="Case store of its data set.")],
+    aligned: Annotated[Path, typer.Argument(help="Folder of the alignments that it shows.")],
+    out: Annotated[Path, typer.Option(help="Path without suffix.")],
+    seed: Seed = 0,
+) -> None:
+    """Draw a figure of a paper from reproduced results."""
+    from modalign.report.paper_figures import make_paper_figure
+
+    make_paper_figure(paper, number, store, aligned, out, seed=seed)
 
 
 @app.command()

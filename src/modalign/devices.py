@@ -5,6 +5,11 @@ from pathlib import Path
 from modalign.errors import ConfigError
 
 
+def has_gpu() -> bool:
+    """Whether this machine has device files of a GPU."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def resolve_device(name: str = "auto") -> str:
     """``cpu`` or ``cuda``, from ``auto``, ``cpu`` or ``cuda``.
 
@@ -16,7 +21,7 @@ def resolve_device(name: str = "auto") -> str:
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"there is no device {name!r}: write auto, cpu or cuda")
-    if name == "cpu" or (name == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
+    if name == "cpu" or (name == "auto" and not has_gpu()):
         return "cpu"
     import torch
 

@@ -13,6 +13,9 @@ from modalign.errors import ConfigError
 from modalign.methods import Context, method_class
 from modalign.tuning_plan import Tuning, make_tuning
 
+TRAINED_VGG_WIDTH = 64
+"""Channels of VGG-19 that trained weights fit; methods whose losses take fewer use random ones."""
+
 Cell = tuple[str, str]
 """A data set and a method variant."""
 
@@ -38,6 +41,11 @@ class Variant:
     def trained(self) -> bool:
         """Whether it learns from training cases."""
         return method_class(self.method).is_trained()
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether a GPU makes it faster."""
+        return self.trained or method_class(self.method).accelerated
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,18 @@ class Plan:
         datasets = {column.dataset for _, _, column in table.cells()}
         return sorted({name for dataset in datasets for name in self.extra_methods.get(dataset, ())})
 
+    def is_segmented(self, cell: Cell) -> bool:
+        """Whether a table of the run shows structures found in the aligned images of a cell."""
+        dataset, method = cell
+        if not self.datasets[dataset].get("segment", False):
+            return False
+        shown = [*self.tables, *self.on_demand]
+        return any(
+            column.dataset == dataset and row.variant(column) == method and column.metric.startswith("segmented_")
+            for paper, number in shown
+            for _, row, column in paper_tables.tables(paper)[number].cells()
+        )
+
     def splits(self, dataset: str) -> list[str]:
         """The splits of a data set that are aligned and measured: test, and validation if a table reports on it."""
         return sorted(paper_tables.splits_for(dataset, self.papers) | {"test"})
@@ -231,7 +251,10 @@ def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
     # As the job will make it, so that options that don't go with its needs are refused now.
     stand_ins: Any = dict.fromkeys(entry.get("needs", {}))
     context = Context(model=Path(), needs=stand_ins)
-    _with_name(name, lambda: kind(options, dimension or max(kind.dimensions), context))
+    made = _with_name(name, lambda: kind(options, dimension or max(kind.dimensions), context))
+    weights = config.get("features", {}).get("files", {}).get("vgg19")
+    if weights and getattr(made.options, "vgg_width", None) == TRAINED_VGG_WIDTH:
+        options.setdefault("vgg19", weights)
     # Tuned methods are judged over several runs, as trained ones are (Locor, section 5.1).
     repeated = kind.is_trained() or name in config.get("tuning", {}).get("methods", ())
     seeds = entry.get("seeds") or (config["seeds"] if repeated else config["seeds"][:1])

@@ -123,12 +123,20 @@ def read_volume(path: Path | str) -> Volume:
 
 
 def _read_nifti(path: Path) -> Volume:
-    image: Any = nib.load(path)
+    return from_nibabel(nib.load(path), str(path))
+
+
+def from_nibabel(image: Any, name: str = "the image") -> Volume:
+    """A nibabel image as a volume.
+
+    Raises:
+        DataError: it isn't a single 3D image.
+    """
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise DataError(f"{path} has shape {image.shape}: a single 3D volume is needed, save one volume per file")
+        raise DataError(f"{name} has shape {image.shape}: a single 3D volume is needed, save one volume per file")
     # A copy, so that overwriting the file can't change an array that is in use.
     data = np.array(image.dataobj).reshape(shape)
     if data.dtype.byteorder == ">":
@@ -144,6 +152,13 @@ def _read_itk(path: Path) -> Volume:
 
 def write_volume(path: Path | str, volume: Volume) -> None:
     """Write a NIfTI file with matching sform and qform; booleans become uint8, float64 becomes float32."""
+    image = to_nibabel(volume)
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+
+
+def to_nibabel(volume: Volume) -> nib.Nifti1Image:
+    """The same image as NIfTI with matching sform and qform; booleans become uint8, float64 becomes float32."""
     data = volume.data
     if data.dtype == bool:
         data = data.astype(np.uint8)
@@ -155,8 +170,7 @@ def write_volume(path: Path | str, volume: Volume) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(volume.affine, code=1)
     image.set_qform(volume.affine, code=1)
-    with replacing(path) as temporary:
-        nib.save(image, temporary)
+    return image
 
 
 def to_sitk(volume: Volume) -> "SimpleITK.Image":

@@ -1,10 +1,10 @@
 """What the registration methods share: checks before a tool runs, slices or volume, and the image from the field."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import scipy.ndimage as ndi
 
 from modalign.cases import Alignment, Case
 from modalign.errors import DataError, ModalignError
@@ -114,10 +114,25 @@ def fill_outside(volume: Volume, mask: Volume | None) -> np.ndarray:
 
     For tools that take no mask: what lies outside no longer makes edges that would pull the field.
     """
+    from scipy.ndimage import distance_transform_edt
+
     data = volume.data.astype(np.float32)
     if mask is None:
         return data
-    nearest = ndi.distance_transform_edt(
+    nearest = distance_transform_edt(
         mask.data == 0, sampling=volume.spacing, return_distances=False, return_indices=True
     )
     return data[tuple(nearest)]
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch on `count` CPU threads inside the block, on as many as before after it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -61,6 +61,8 @@ class Method:
     """{2} for slices, {3} for volumes, {2, 3} if either will do."""
     source: ClassVar[str]
     """The paper, and the library if one does the work."""
+    accelerated: ClassVar[bool] = False
+    """Whether a GPU makes it faster although it isn't trained."""
     needs: ClassVar[Mapping[str, str]] = {}
     """Role -> kind of the methods that have to exist first, such as ``{"translator": "translation"}``."""
 

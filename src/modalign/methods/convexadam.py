@@ -1,8 +1,6 @@
 """ConvexAdam: coupled convex optimisation and Adam on MIND-SSC descriptors."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -11,7 +9,7 @@ from pydantic import Field
 
 from modalign.cases import Alignment, Case
 from modalign.errors import ConfigError
-from modalign.methods._registration import fill_outside, register_by, usable_mask
+from modalign.methods._registration import fill_outside, register_by, torch_threads, usable_mask
 from modalign.methods.base import Method, MethodOptions, moving_on_fixed_grid
 
 # grid spacing (voxels), search radius (cells), Adam grid spacing (voxels)
@@ -28,6 +26,7 @@ class ConvexAdam(Method):
     label = "ConvexAdam"
     kind = "registration"
     dimensions = frozenset({2, 3})
+    accelerated = True
     source = "Siebert et al. 2021, convexAdam 0.2.0; Learn2Reg 2021"
 
     class Options(MethodOptions):
@@ -82,7 +81,7 @@ class ConvexAdam(Method):
             "adam_grid_spacing": adam_spacing,
             "device": self.context.device,
         }
-        with _threads(self.context.threads):
+        with torch_threads(self.context.threads):
             if package:
                 field = by_package(fixed, moving, **settings)
             else:
@@ -132,15 +131,3 @@ def by_package(
             device=torch.device(device),
         )
     return np.moveaxis(field, -1, 0).astype(np.float32)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modalign.api import mask_on, method_for, way_back
 from modalign.cases import Case
-from modalign.errors import DataError
 from modalign.files import check_writable, write_json
 from modalign.memory import peak_memory_mb
-from modalign.runs import align_case, build_method
+from modalign.runs import align_case
 from modalign.spatial.fields import write_itk_field
 from modalign.volumes import Volume, read_volume, write_volume
 
@@ -33,60 +33,61 @@ def align_pair(
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
+    inverse: bool = False,
 ) -> dict[str, Any]:
     """Align one pair of scans; write ``out/image.nii.gz``, ``out/field.nii.gz`` (if it deforms) and ``out/run.json``.
 
-    The image lies on the fixed grid; the field is an ITK displacement field. Whether `out` can be written to is
-    checked before the work starts. Returns what run.json says.
+    The image lies on the fixed grid; the field is an ITK displacement field. With `inverse`, the field from the moving
+    grid to the fixed scan goes to ``out/inverse_field.nii.gz``, and run.json says how well it inverts. Whether `out`
+    can be written to is checked before the work starts. Returns what run.json says.
 
     Raises:
-        DataError: a file is missing or unreadable, or a mask doesn't lie on its image's grid.
+        DataError: a file is missing or unreadable, a mask doesn't lie on its image's grid, or there is no field to
+            invert.
         ConfigError: there is no such method or option.
         WriteError: `out` can't be written to.
     """
-    from modalign.methods import method_class
-
     check_writable(out)
-    if dimension is None:
-        dimension = max(method_class(method).dimensions)
-    spec = {"method": method, "dimension": dimension, "options": dict(options or {}), "needs": dict(needs or {})}
-    worker = build_method(spec, seed=seed, device=device, threads=threads, model=model)
+    worker = method_for(method, dimension, options, needs, seed, device, threads, model)
     case = Case(
         id=Path(moving).name,
         fixed=read_volume(fixed),
         moving=read_volume(moving),
-        fixed_mask=_read_mask(fixed_mask, fixed),
-        moving_mask=_read_mask(moving_mask, moving),
     )
+    case.fixed_mask = _read_mask(fixed_mask, case.fixed, fixed)
+    case.moving_mask = _read_mask(moving_mask, case.moving, moving)
     started = time.perf_counter()
     alignment, seconds = align_case(worker, case)
     write_volume(out / "image.nii.gz", alignment.image)
     if alignment.field is not None:
         write_itk_field(out / "field.nii.gz", alignment.field, case.grid)
+    notes = dict(alignment.notes)
+    if inverse:
+        back, of_inverse = way_back(alignment, case, method)
+        notes |= of_inverse
+        write_itk_field(out / "inverse_field.nii.gz", back, case.moving.grid)
     record = {
         "fixed": str(fixed),
         "moving": str(moving),
-        "method": spec,
+        "method": {
+            "method": method,
+            "dimension": worker.dimension,
+            "options": dict(options or {}),
+            "needs": dict(needs or {}),
+        },
         "seed": seed,
         "device": worker.context.device,
         "seconds": seconds,
         "peak_memory_mb": peak_memory_mb(worker.context.device),
-        "notes": alignment.notes,
+        "notes": notes,
     }
     write_json(out / "run.json", record)
     log.info("aligned in %.1f s, everything written after %.1f s", seconds, time.perf_counter() - started)
     return record
 
 
-def _read_mask(path: Path | None, image: Path) -> Volume | None:
-    if path is None:
-        return None
-    mask, grid = read_volume(path), read_volume(image).grid
-    if not mask.grid.same_as(grid, tolerance_mm=0.1):
-        raise DataError(
-            f"the mask {path} (shape {mask.shape}) does not lie on the grid of {image} (shape {grid.shape})"
-        )
-    return mask.like((mask.data > 0).astype("uint8"))
+def _read_mask(path: Path | None, image: Volume, image_path: Path) -> Volume | None:
+    return None if path is None else mask_on(read_volume(path), image.grid, f"the mask {path}", str(image_path))
 
 
 def parse_json(text: str, what: str) -> Any:
