@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ellipsoid_pairs import ONE_CONTRAST, Unchanged, remaining_difference, volume_store
+from ellipsoid_pairs import ONE_CONTRAST, Unchanged, remaining_difference, remaining_error, slice_store, volume_store
 from torch import Tensor, nn
 
 from modalign.cases import Case, CaseStore
@@ -36,17 +36,17 @@ def context(model: Path, **others) -> Context:
     return Context(model=model, needs={"translator": Unchanged(dimension=3)}, **others)
 
 
-def test_it_learns_to_align_volumes_of_one_contrast(volumes, tmp_path):
-    store, unseen = volumes
-    method = LapIRN(SMALL, 3, context(tmp_path))
+def test_it_learns_to_align_slices_of_one_contrast(tmp_path):
+    store, unseen = slice_store(tmp_path, ONE_CONTRAST)
+    method = LapIRN(SMALL, 2, Context(model=tmp_path / "model", needs={"translator": Unchanged(dimension=2)}))
     record = method.train(store)
-    assert remaining_difference(method, unseen) < 0.7
-    assert [level["steps"] for level in record["levels"]] == [12, 12, 24]
-    assert record["steps"] == 48
+    assert remaining_difference(method, unseen) < 0.2
+    assert remaining_error(method, unseen) < 0.85
+    assert [level["steps"] for level in record["levels"]] == [20, 20, 40]
+    assert record["steps"] == 80
     alignment = method.align(unseen[0])
-    np.testing.assert_array_equal(
-        alignment.image.data, warp_volume(unseen[0].moving, alignment.field, unseen[0].grid).data
-    )
+    warped = warp_volume(unseen[0].moving, alignment.field, unseen[0].grid)
+    np.testing.assert_array_equal(alignment.image.data, warped.data)
 
 
 def test_the_paper_preset_has_the_published_size_and_takes_a_step(volumes, tmp_path):

@@ -39,8 +39,12 @@ def error(image: np.ndarray, case: Case) -> float:
     return float(np.abs(image - truth(case)).mean() / np.abs(case.moving.data - truth(case)).mean())
 
 
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
 class Known(Method):
-    """A registration that returns the true field, or a given one, and remembers what it was given."""
+    """A registration that returns a given field, or none at all, and remembers what it was given."""
 
     label, kind, source, dimensions = "Known", "registration", "a test", frozenset({2, 3})
     seen: ClassVar[list[tuple[np.ndarray, np.ndarray]]] = []
@@ -60,27 +64,27 @@ def context(folder: Path, seed: int = 0, dimension: int = 2, **needs: Method) ->
 
 
 def test_stage_1_learns_from_misaligned_pairs(slices, tmp_path):
-    store, unseen = slices
-    method = RbgStage1({"preset": "small", "steps": 100}, 2, Context(model=tmp_path))
+    """Fifty steps make the other contrast from the fixed image; the two contrasts themselves are less correlated."""
+    store, (case,) = slices
+    options = {"preset": "small", "steps": 50}
+    method = RbgStage1(options, 2, Context(model=tmp_path))
     record = method.train(store)
     assert record["vgg19"] == "random"
-    first, again = (method.align(unseen[0]).image.data for _ in range(2))
-    assert error(first, unseen[0]) < 0.9
+    first, again = (method.align(case).image.data for _ in range(2))
+    assert correlation(first, truth(case)) > 0.8
+    assert correlation(case.fixed.data, truth(case)) < 0.65
     assert np.array_equal(first, again)
-    other = RbgStage1({"preset": "small", "steps": 100}, 2, Context(seed=1, model=tmp_path)).align(unseen[0])
-    assert not np.array_equal(other.image.data, first)
+    other = RbgStage1(options, 2, Context(seed=1, model=tmp_path)).align(case).image.data
+    assert not np.array_equal(other, first)
 
 
 def test_stage_2_refines_a_translation_by_the_reference(slices, tmp_path):
-    """Stage 1 gives two tissues the same value; what stage 2 finds in the reference around R's field mends that."""
-    store, unseen = slices
-    needs = {"stage1": Merging(dimension=2)}
-    method = Rbg({"preset": "small", "steps": 100}, 2, context(tmp_path, **needs))
+    """Stage 1 knows three grey values only, and R finds nothing; what stage 2 finds in the reference mends both."""
+    store, (case,) = slices
+    method = Rbg({"preset": "small", "steps": 60}, 2, context(tmp_path, stage1=Merging(dimension=2)))
     method.train(store)
-    before = error(Merging(dimension=2).align(unseen[0]).image.data, unseen[0])
-    after = error(method.align(unseen[0]).image.data, unseen[0])
-    assert after < 0.9
-    assert after < 0.9 * before
+    assert error(method.align(case).image.data, case) < 0.9
+    assert error(Merging(dimension=2).align(case).image.data, case) > 1.4
 
 
 class Merging(Recolour):
@@ -205,7 +209,7 @@ def test_volumes_are_refined_as_volumes(tmp_path):
     cases = [phantom_case(seed, (16, 16, 8), 1.0, 5.0) for seed in range(2)]
     store = write_store(tmp_path, {"train": cases})
     needs = context(tmp_path / "model", dimension=3)
-    method = Rbg({"preset": "small", "steps": 1, "batch": 1, "crop": (12, 12, 8), "window": 3}, 3, needs)
+    method = Rbg({"preset": "small", "steps": 1, "crop": (12, 12, 8), "parts": 2}, 3, needs)
     method.train(store)
     assert np.isfinite(method.align(cases[0]).image.data).all()
     volume = torch.rand(2, 1, 4, 5, 3)
@@ -228,6 +232,7 @@ def test_a_share_of_the_training_cases(slices, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
+        (Rbg, {"crop": (32, 32, 8)}, "crop has 3 numbers, and the images have 2 axes"),
         (Rbg, {"heads": 3}, "14 channels can't be divided among 3 heads"),
         (Rbg, {"contextual_weight": 0, "nce_weight": 0, "gan_weight": 0}, "there is nothing to learn from"),
         (Rbg, {"nce_layers": ["conv6_1"]}, "should match pattern"),

@@ -29,7 +29,7 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[Ca
 
 def test_it_learns_to_translate_from_misaligned_pairs(slices, tmp_path):
     store, unseen = slices
-    method = RegGan({**SMALL, "steps": 80}, 2, Context(model=tmp_path))
+    method = RegGan({**SMALL, "steps": 50}, 2, Context(model=tmp_path))
     method.train(store)
     case = unseen[0]
     true = Recolour(dimension=2).align(case).image.data

@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 TOGETHER = 8
 """Slices in one pass when aligning."""
 AXES = ("x", "y", "z")
+PRESETS_3D: dict[str, dict[str, Any]] = {
+    "paper": {"batch": 1, "crop": (96, 96, 32), "window": 7},
+    "small": {"batch": 1, "window": 3},
+}
+"""What differs for volumes."""
 
 
 class Stage2Options(GenerationOptions):
@@ -112,7 +117,12 @@ class Stage2Method(Method):
     options: Any
 
     def __init__(self, options: Any = None, dimension: int = 3, context: Context | None = None):
+        if dimension == 3:
+            options = {**PRESETS_3D.get((options or {}).get("preset", "paper"), {}), **(options or {})}
         super().__init__(options, dimension, context)
+        crop = self.options.crop
+        if crop is not None and len(crop) != dimension:
+            raise ConfigError(f"method {self.name}: crop has {len(crop)} numbers, and the images have {dimension} axes")
         self._loaded: tuple[Stage2, Limits] | None = None
 
     @property

@@ -37,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Settings, each overridden by the option of its name. `paper` is RbG's training, whose images lie in [-1, 1]: four
 times the squared difference of images in [0, 1]."""
-PRESETS_3D: dict[str, dict[str, Any]] = {"small": {"batch": 2, "steps": 60, "down": (8, 16, 32), "up": (8, 16, 16)}}
+PRESETS_3D: dict[str, dict[str, Any]] = {"small": {"batch": 2, "steps": 45, "down": (8, 16, 32), "up": (8, 16, 16)}}
 
 
 class GradICON(LearnedRegistration):

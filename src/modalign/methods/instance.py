@@ -26,8 +26,8 @@ SMOOTHNESS = {
     "cr": 500.0,
     "mae": 500.0,
 }
-"""Weight of the bending energy with which each measure did best among 50, 150 or 200, 500 and 5000 on one T1-T2 pair of heads
-at 2 mm, deformed by a known field; descriptors, whose differences are small, want less."""
+"""Weight of the bending energy with which each measure did best among 50, 150 or 200, 500 and 5000, on one T1-T2 pair
+of heads at 2 mm with a known field; the differences of descriptors are small and want less."""
 
 
 class Instance(Method):

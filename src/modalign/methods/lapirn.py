@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 100, "batch": 1, "learning_rate": 1e-4},
     "small": {
-        "steps": 48,
-        "batch": 2,
+        "steps": 80,
+        "batch": 6,
         "learning_rate": 5e-3,
         "schedule": "linear",
         "start_channel": 3,
@@ -27,6 +27,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings, each overridden by the option of its name. `paper` is RbG's training (25, 25 and 50 epochs)."""
+PRESETS_3D: dict[str, dict[str, Any]] = {"small": {"steps": 48, "batch": 2, "learning_rate": 2e-3}}
+"""What differs for volumes: there are few of them, and large steps unlearn what the levels below have learned."""
 
 
 class LapIRN(LearnedRegistration):
@@ -38,6 +40,7 @@ class LapIRN(LearnedRegistration):
     label = "LapIRN"
     dimensions = frozenset({2, 3})
     source = "Mok and Chung 2020 (networks, training, loss); RbG (after a translation: squared difference)"
+    presets_3d = PRESETS_3D
 
     class Options(RegistrationOptions):
         """Settings of LapIRN."""

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"functions": 4, "window_sigma": 1.0, "smoothness_weight": 500.0},
     "released": {
-        **{"functions": 5, "window_sigma": 0.8, "smoothness_weight": 400.0},
-        **{"symmetric_smoothness": False, "average": 0.0},
+        "functions": 5,
+        "window_sigma": 0.8,
+        "smoothness_weight": 400.0,
+        "symmetric_smoothness": False,
+        "average": 0.0,
+        "derivative_scale": 1.0,
     },
     "small": {"functions": 4, "window_sigma": 1.0, "smoothness_weight": 500.0, "schedule": SMALL},
 }
-"""`paper`: the defaults of the tool when the paper was written, which itself has no values; `released`: those of its
-later release; `small`: for demonstrations and tests. Each is overridden by the option of
-its name."""
+"""`paper`: the numbers that the tool had when the paper was written, which itself has none, with the symmetry that the
+paper describes; `released`: all as in the tool's later release; `small`: for demonstrations and tests. Each is
+overridden by the option of its name."""
 
 
 class Locor(Method):
@@ -55,6 +59,12 @@ class Locor(Method):
             "log", description="the log of the local residual, or the residual by the local variance"
         )
         derivative: bool = Field(True, description="use the gradient magnitude as a second channel of both images")
+        derivative_scale: float = Field(
+            0.25,
+            gt=0,
+            description="factor of the gradient magnitude, whose unit is the image's range of intensities per voxel of "
+            "the level; the paper gives none, the released tool has 1",
+        )
         window_sigma: float = Field(
             1.0, ge=0.3, le=8, description="standard deviation of the windows, in voxels of the level"
         )
@@ -101,6 +111,7 @@ class Locor(Method):
             options.degree,
             options.residual,
             options.derivative,
+            options.derivative_scale,
             options.window_sigma,
             options.stride,
             rng=rng,

@@ -15,13 +15,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip": 0.5,
         "shift_voxels": 10,
     },
-    # Whole images, because statistics of the attention's normalisation differ between crops and images; parts of 16 x 16
+    # Whole images, because the statistics of normalisation differ between crops and images; parts of 16 x 16 voxels
     # are the share of a 64 x 64 image that the paper's quadrants of crops are.
     "small": {
         "steps": 240,
         "batch": 2,
         "crop": None,
-        "learning_rate": 2.5e-3,
+        "learning_rate": 2e-3,
         "schedule": "linear",
         "clip": 0.5,
         "initialisation": "identity",
@@ -30,10 +30,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vgg_width": 16,
         "contextual_layers": ("conv1_1", "conv1_2", "conv2_2"),
         "parts": 4,
-        "nce_weight": 0.6,
+        "nce_weight": 1.0,
         "nce_layers": ("conv1_2", "conv2_2"),
         "nce_width": 64,
-        "gan_weight": 0.3,
+        "gan_weight": 0.1,
         "discriminator_channels": 12,
         "discriminator_layers": 2,
         "discriminator_norm": "instance",

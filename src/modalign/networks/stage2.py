@@ -62,7 +62,7 @@ class Stage2(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == module.out_channels:
                 module.weight.copy_(nn.init.dirac_(module.weight) + 0.02 * torch.randn_like(module.weight))
         # Sums over the skips would drive tanh to its ends.
-        self.reconstruct.image.weight.mul_(0.1)
+        self.reconstruct.image.weight.mul_(0.03)
         for of_images, of_reference in zip(
             self.extract_images.parameters(), self.extract_reference.parameters(), strict=True
         ):

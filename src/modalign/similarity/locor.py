@@ -75,6 +75,8 @@ class Locor(PairSimilarity):
         degree: of the polynomials.
         residual: "log", or "normalised" by the local variance.
         derivative: whether to use the gradient magnitude.
+        derivative_scale: factor of the gradient magnitude. Its residuals count in full above the floor, so the larger
+            the factor, the more of the noise that differentiation adds.
         window_sigma: standard deviation of the windows in samples of the level.
         stride: distance of the windows in samples.
         hidden: sizes of the learned basis' hidden layers.
@@ -90,6 +92,7 @@ class Locor(PairSimilarity):
         degree: int = 3,
         residual: Residual = "log",
         derivative: bool = True,
+        derivative_scale: float = 0.25,
         window_sigma: float = 1.0,
         stride: int = 3,
         hidden: Sequence[int] = (16, 16),
@@ -107,7 +110,7 @@ class Locor(PairSimilarity):
         else:
             self._bases = [PolynomialBasis(channels, degree)] * 2
         self._residual: Residual = residual
-        self._derivative = derivative
+        self._derivative, self._derivative_scale = derivative, derivative_scale
         self._window_sigma, self._stride = window_sigma, stride
         self._ridge, self._floor = ridge, floor
 
@@ -117,7 +120,9 @@ class Locor(PairSimilarity):
 
     def channels(self, image: Tensor, mask: Tensor) -> Tensor:
         """The intensity and its gradient magnitude, (1, 2, *S), or the intensity alone."""
-        return torch.cat([image, gradient_magnitude(image)], dim=1) if self._derivative else image
+        if not self._derivative:
+            return image
+        return torch.cat([image, self._derivative_scale * gradient_magnitude(image)], dim=1)
 
     def validity(self, mask: Tensor) -> Tensor:
         """Where all voxels that the gradient looks at are valid."""
