@@ -172,7 +172,7 @@ def test_smooth_fields_are_inverted_as_by_simpleitk(rng):
     field *= 3 / np.abs(field).max()
     found, off_mm = inverse_field(field, grid, grid)
     image = sitk.GetImageFromArray(np.ascontiguousarray(field.transpose(3, 2, 1, 0)), isVector=True)
-    theirs = sitk.GetArrayFromImage(sitk.InverseDisplacementField(image, image.GetSize(), subsamplingFactor=3))
+    theirs = sitk.GetArrayFromImage(sitk.InvertDisplacementField(image, maximumNumberOfIterations=50))
     inner = (slice(None), *[slice(8, -8)] * 3)
     assert np.nanmax(off_mm) < 0.005
     assert np.abs(found - theirs.transpose(3, 2, 1, 0))[inner].mean() < 0.05

@@ -135,6 +135,10 @@ def test_tiles_do_not_change_the_contextual_similarity_or_its_gradients(monkeypa
         outcomes.append([value, *torch.autograd.grad(-value.log().sum(), (first, second))])
     for ours, plain in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_of_the_contextual_similarity_is_that_of_its_values():
+    first, second = unit(1, 5, 3).requires_grad_(), unit(1, 6, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(contextual_similarity, (first, second))
 
 

@@ -57,6 +57,16 @@ def test_own_methods_run_wherever_they_fit(config):
     assert "synthrad2023-mr-ct-pelvis" in datasets
 
 
+def test_what_only_a_validation_table_shows_is_run_on_the_validation_split_alone(config):
+    plan = make_plan(config)
+    assert plan.splits(("ixi-t2-pd", "locor-normalized")) == ["validation"]
+    assert ("ixi-t2-pd", "locor-normalized") not in plan.compared_cells
+    assert plan.splits(("ixi-t2-pd", "locor")) == ["test", "validation"]
+    assert plan.splits(("ixi-t2-pd", "srwcr")) == ["test"]
+    assert plan.splits(("cermep-t1-ct", "pseudo-ct")) == ["test", "validation"]
+    assert plan.splits(("goldatlas-ct-mr", "identity")) == ["test"]
+
+
 def test_a_dimension_that_is_left_open_follows_the_data_set(config):
     plan = make_plan(config)
     dimension = {d: plan.spec(d, "identity", str)["dimension"] for d in ("hanseg-ct-to-mr-2d", "hanseg-ct-to-mr-3d")}

@@ -159,9 +159,27 @@ class Plan:
             for _, row, column in paper_tables.tables(paper)[number].cells()
         )
 
-    def splits(self, dataset: str) -> list[str]:
-        """The splits of a data set that are aligned and measured: test, and validation if a table reports on it."""
-        return sorted(paper_tables.splits_for(dataset, self.papers) | {"test"})
+    def splits(self, cell: Cell) -> list[str]:
+        """The splits of a cell that are aligned and measured: its tables', and test where methods are compared."""
+        dataset, method = cell
+        if method == self.datasets[dataset].get("pseudo_image"):
+            return sorted(paper_tables.splits_for(dataset, self.papers) | {"test"})
+        return sorted(_splits_of_tables(cell, self.papers) | ({"test"} if cell in self.compared_cells else set()))
+
+    @property
+    def compared_cells(self) -> frozenset[Cell]:
+        """The cells that are compared on the test split: not those of tables on the validation split alone."""
+        return frozenset(c for c in self.cells if _splits_of_tables(c, self.papers) != {"validation"})
+
+
+def _splits_of_tables(cell: Cell, papers: Iterable[str]) -> set[str]:
+    return {
+        table.split
+        for paper in papers
+        for table in paper_tables.tables(paper).values()
+        for _, row, column in table.cells()
+        if (column.dataset, row.variant(column)) == cell
+    }
 
 
 def make_plan(config: Mapping[str, Any]) -> Plan:

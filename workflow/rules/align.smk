@@ -19,7 +19,9 @@ rule align_cases:
         runtime=240,
     params:
         store=subpath(input.cases, parent=True),
-        splits=lambda wildcards: ",".join(PLAN.splits(wildcards.dataset)),
+        splits=lambda wildcards: ",".join(
+            PLAN.splits((wildcards.dataset, wildcards.method))
+        ),
         out=subpath(output[0], parent=True),
         spec=spec_argument,
         model=model_option,

@@ -249,7 +249,7 @@ def stores_of(cells):
 def dataset_cells(dataset):
     """The cells of one data set, the unaligned images first."""
     return sorted(
-        (cell for cell in PLAN.cells if cell[0] == dataset),
+        (cell for cell in PLAN.compared_cells if cell[0] == dataset),
         key=lambda cell: (cell[1] != "identity", cell[1]),
     )
 

@@ -19,7 +19,9 @@ rule measure_cases:
         runtime=240,
     params:
         store=subpath(input.cases, parent=True),
-        splits=lambda wildcards: ",".join(PLAN.splits(wildcards.dataset)),
+        splits=lambda wildcards: ",".join(
+            PLAN.splits((wildcards.dataset, wildcards.method))
+        ),
         measures=lambda wildcards: ",".join(PLAN.measures(wildcards.dataset)),
         options=lambda wildcards: as_argument(measure_options(wildcards.dataset)),
         features=as_argument(config["features"]),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modalign.methods._generation import contextual_term, torch_random
-from modalign.methods._stage2 import AXES, Stage2Options
+from modalign.methods._stage2_options import AXES, Stage2Options
 from modalign.methods._translation import frozen, to_network
 from modalign.networks.gan import lsgan_discriminator, lsgan_generator
 from modalign.networks.vgg import vgg19

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from modalign.methods._stage2 import Stage2Method, Stage2Options
+from modalign.methods._stage2 import Stage2Method
+from modalign.methods._stage2_options import Stage2Options
 from modalign.methods.rbg import PRESETS
 
 NO_SHIFT = {"shift_voxels": 0}

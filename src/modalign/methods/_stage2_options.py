@@ -1,0 +1,67 @@
+"""The settings of stage 2 of RbG and RegistFormer."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from modalign.methods._generation import GenerationOptions, VggLayer
+
+AXES = ("x", "y", "z")
+"""Components of a field, in array axis order."""
+
+
+class Stage2Options(GenerationOptions):
+    """Settings of stage 2."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    preset: Literal["paper", "small"] = Field(
+        "paper", description="paper = 71,233 weights and the published training; small = for demonstrations and tests"
+    )
+    crop: tuple[int, ...] | None = Field(None, description="random crops in training, voxels per axis; null = whole")
+    channels: int = Field(14, ge=1, description="channels of all features")
+    heads: int = Field(2, ge=1, description="heads of the attention; divides channels")
+    window: int = Field(28, ge=1, description="samples of the attention along each axis, in voxels of each scale")
+    daca_flow: Literal["corrected", "as_released", "zero"] = Field(
+        "corrected",
+        description="field of the attention: from the fixed grid into the reference, or as released (the other "
+        "direction, axes swapped), or none",
+    )
+    initialisation: Literal["normal", "kaiming", "identity"] = Field(
+        "normal",
+        description="of convolutions: normal (0.02; RbG's text, both codes), kaiming (RegistFormer's text), identity "
+        "(features pass through, the attention matches them from the start; for short trainings)",
+    )
+    shift_voxels: int = Field(
+        0, ge=0, description="in the contextual loss, shift the reference at random by up to this along each axis"
+    )
+    contextual_weight: float = Field(1.0, ge=0, description="weight of the contextual loss")
+    nce_weight: float = Field(0.1, ge=0, description="weight of PatchNCE")
+    nce_layers: tuple[VggLayer, ...] = Field(
+        ("conv4_2", "conv5_4"), min_length=1, description="VGG-19 layers that PatchNCE compares"
+    )
+    gan_weight: float = Field(0.1, ge=0, description="weight of the adversarial term")
+    l1_weight: float = Field(0.0, ge=0, description="weight of the mean absolute difference from the reference")
+    mind_weight: float = Field(0.0, ge=0, description="weight of the squared difference of MIND-SSC from the input's")
+    discriminator_channels: int = Field(64, ge=1, description="channels of the discriminator's first layer")
+    discriminator_layers: int = Field(3, ge=1, description="how often the discriminator halves the image")
+    discriminator_norm: Literal["instance", "batch", "none"] = Field(
+        "batch", description="batch in the released stage 2, instance in its stage 1"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        preset = dict(cls.presets.get(given.get("preset", "paper"), {}))
+        if "steps" in given or "epochs" in given:
+            preset = {k: v for k, v in preset.items() if k not in ("steps", "epochs")}
+        return {**preset, **given}
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Stage2Options":
+        if self.channels % self.heads:
+            raise ValueError(f"{self.channels} channels can't be divided among {self.heads} heads")
+        if not any((self.contextual_weight, self.nce_weight, self.gan_weight, self.l1_weight, self.mind_weight)):
+            raise ValueError("all weights of the loss are 0: there is nothing to learn from")
+        return self
