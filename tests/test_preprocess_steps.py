@@ -12,7 +12,7 @@ from modalign.preprocess import elastic, maps
 from modalign.preprocess.context import StepContext
 from modalign.preprocess.overrides import resolve
 from modalign.preprocess.steps import bias, geometry, intensity, masks, misalign, nyul
-from modalign.volumes import Volume, axis_aligned
+from modalign.volumes import Grid, Volume, axis_aligned
 
 SHAPE = (32, 30, 14)
 
@@ -228,6 +228,19 @@ def test_recorded_fields_are_reproducible_smooth_and_fold_free(kind):
     jacobian = np.stack([np.stack(np.gradient(c, *GRID.spacing)) for c in field]) + np.eye(3)[:, :, None, None, None]
     assert np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min() > 0.1
     assert np.linalg.norm(field, axis=0).max() > 1
+
+
+def test_smooth_fields_are_as_strong_inside_as_at_the_corners():
+    grid = Grid((40, 40, 40), np.diag([2.0, 2.0, 2.0, 1.0]))
+    inside, corners = [], []
+    for seed in range(12):
+        record = {"kind": "smooth", "seed": seed, "sigma_mm": 10.0, "max_mm": 10.0, **elastic.grid_record(grid)}
+        length = np.linalg.norm(elastic.displacement(record), axis=0)
+        assert length.max() == pytest.approx(10, rel=1e-4)
+        inside.append(length[12:28, 12:28, 12:28].mean())
+        corners.append(length[:4, :4, :4].mean())
+    assert np.mean(inside) == pytest.approx(np.mean(corners), rel=0.35)
+    assert np.mean(inside) > 2
 
 
 def test_uniform_noise_has_the_analytic_sd_after_smoothing():

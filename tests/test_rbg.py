@@ -188,7 +188,7 @@ def test_the_paper_settings_build_and_step(slices, tmp_path):
 
 
 def test_a_start_as_identity():
-    """First output and reference start with the same features, query and key alike, the fixed image without effect, and
+    """First output and reference start with the same features, queries are keys made sharper, the fixed image without effect, and
     the image comes out within the range where tanh still learns."""
     torch.manual_seed(0)
     network = Stage2(window=5, initialisation="identity")
@@ -198,7 +198,7 @@ def test_a_start_as_identity():
         for ours, theirs in zip(found, network.extract_reference(image), strict=True):
             torch.testing.assert_close(ours, theirs)
     for block in network.fuse:
-        assert torch.equal(block.query.weight, block.key.weight)
+        assert torch.equal(block.query.weight, 3 * block.key.weight)
     made = network(fixed[0], image, image)
     assert made.abs().max() < 0.95
     assert made.std() > 0.02

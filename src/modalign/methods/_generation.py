@@ -37,13 +37,18 @@ class GenerationOptions(TrainingOptions):
     vgg_width: int = Field(64, ge=4, description="channels of VGG-19's first block; weights from a file need 64")
 
 
-def contextual_term(output: "Sequence[Tensor]", reference: "Sequence[Tensor]", options: GenerationOptions) -> "Tensor":
-    """The weighted contextual loss between features of the output and of the reference."""
+def contextual_term(
+    output: "Sequence[Tensor]",
+    reference: "Sequence[Tensor]",
+    options: GenerationOptions,
+    offset: Sequence[float] = (),
+) -> "Tensor":
+    """The weighted contextual loss between features of the output and of the reference; `offset` moves the parts."""
     from modalign.similarity.contextual import contextual_loss
 
     # The loss asks for a like feature of its first image at every feature of its second.
     pair = (reference, output) if options.contextual_of == "output" else (output, reference)
-    return options.contextual_weight * contextual_loss(*pair, parts=options.parts)
+    return options.contextual_weight * contextual_loss(*pair, parts=options.parts, offset=offset)
 
 
 def torch_random(device: "torch.device | str", seed: int, *purpose: str) -> "torch.Generator":

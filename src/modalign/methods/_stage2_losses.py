@@ -63,9 +63,9 @@ class Stage2Losses:
         if self.contextual_layers:
             with torch.no_grad():
                 reference = self._features(self._shifted(moving, step), self.contextual_layers)
-            terms["contextual"] = contextual_term(
-                [of_made[layer] for layer in self.contextual_layers], list(reference.values()), options
-            )
+            offset = self._random("parts", step).random(2).tolist() if options.parts_move else ()
+            output = [of_made[layer] for layer in self.contextual_layers]
+            terms["contextual"] = contextual_term(output, list(reference.values()), options, offset)
         if self.nce_layers:
             with torch.no_grad():
                 key = self._features(fixed, self.nce_layers)
@@ -92,8 +92,11 @@ class Stage2Losses:
         most = self.options.shift_voxels
         if most == 0:
             return images
-        shift = generator(self.seed, *self.purpose, "shift", str(step)).integers(-most, most + 1, 2)
-        return torch.roll(images, tuple(np.asarray(shift).tolist()), (2, 3))
+        shift = self._random("shift", step).integers(-most, most + 1, 2)
+        return torch.roll(images, tuple(shift.tolist()), (2, 3))
+
+    def _random(self, what: str, step: int) -> np.random.Generator:
+        return generator(self.seed, *self.purpose, what, str(step))
 
 
 def as_slices(images: Tensor) -> Tensor:

@@ -36,6 +36,9 @@ class Stage2Options(GenerationOptions):
     shift_voxels: int = Field(
         0, ge=0, description="in the contextual loss, shift the reference at random by up to this along each axis"
     )
+    parts_move: bool = Field(
+        False, description="move the cuts between the parts at random, so that they leave no traces in the output"
+    )
     contextual_weight: float = Field(1.0, ge=0, description="weight of the contextual loss")
     nce_weight: float = Field(0.1, ge=0, description="weight of PatchNCE")
     nce_layers: tuple[VggLayer, ...] = Field(

@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vgg_width": 16,
         "contextual_layers": ("conv1_1", "conv1_2", "conv2_2"),
         "parts": 4,
+        "parts_move": True,
         "nce_weight": 1.0,
         "nce_layers": ("conv1_2", "conv2_2"),
         "nce_width": 64,

@@ -11,6 +11,8 @@ from modalign.networks.daca import DacaBlock
 
 SCALES = 3
 """Full, half and quarter resolution."""
+SHARPNESS = 3.0
+"""Queries over keys of a network that starts as the identity."""
 
 
 class Stage2(nn.Module):
@@ -61,8 +63,11 @@ class Stage2(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == module.out_channels:
                 module.weight.copy_(nn.init.dirac_(module.weight) + 0.02 * torch.randn_like(module.weight))
-        # Sums over the skips would drive tanh to its ends.
-        self.reconstruct.image.weight.mul_(0.03)
+        # Features of flat regions bend at intensities all over -1..1. Without a bias they would differ by a factor
+        # alone, and attention, which compares by products, would take the brightest for the most alike.
+        first = self.extract_reference.first[0]
+        first.weight.div_(_sums(first.weight).abs().clamp(min=0.2))
+        first.bias.copy_(-_sums(first.weight).flatten() * torch.linspace(-1, 1, len(first.bias)))
         for of_images, of_reference in zip(
             self.extract_images.parameters(), self.extract_reference.parameters(), strict=True
         ):
@@ -71,7 +76,9 @@ class Stage2(nn.Module):
             of_images.copy_(of_reference if same else torch.cat([torch.zeros_like(of_reference), of_reference], 1))
         for block in self.fuse:
             assert isinstance(block, DacaBlock)
-            block.query.load_state_dict(block.key.state_dict())
+            block.query.load_state_dict({"weight": SHARPNESS * block.key.weight})
+        # Sums over the skips would drive tanh to its ends.
+        self.reconstruct.image.weight.mul_(0.03)
 
     def forward(self, fixed: Tensor, initial: Tensor, reference: Tensor, field: Tensor | None = None) -> Tensor:
         """The refined image, in the reference's contrast on the fixed image's anatomy.
@@ -141,6 +148,11 @@ class Reconstruction(nn.Module):
         up = self.up[0](_doubled(up, half)) + at_half + half
         up = self.up[1](_doubled(up, full)) + at_full + full
         return torch.tanh(self.image(self.last(up)))
+
+
+def _sums(weight: Tensor) -> Tensor:
+    """The response of each filter to a constant 1, shaped to multiply the weights."""
+    return weight.flatten(1).sum(1).reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def scale_field(field: Tensor, shape: torch.Size) -> Tensor:

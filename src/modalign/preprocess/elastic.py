@@ -95,7 +95,9 @@ def _bspline(record: Record, grid: Grid, rng: np.random.Generator) -> np.ndarray
 def _smooth(record: Record, grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Gaussian-smoothed normal noise, scaled so that the largest displacement is `max_mm`."""
     sigma = record["sigma_mm"] / grid.spacing
-    field = np.stack([ndi.gaussian_filter(rng.normal(size=grid.shape), sigma, mode="nearest") for _ in range(3)])
+    # Only where the noise goes on beyond the border is the result as strong there as inside: repeating the last voxel
+    # would make the corners many times stronger, and everything else next to nothing after the scaling.
+    field = np.stack([ndi.gaussian_filter(rng.normal(size=grid.shape), sigma, mode="wrap") for _ in range(3)])
     return field * (record["max_mm"] / max(float(np.linalg.norm(field, axis=0).max()), 1e-12))
 
 

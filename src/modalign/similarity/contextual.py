@@ -19,7 +19,11 @@ FLAT = 1e-5
 
 
 def contextual_loss(
-    image: Sequence[Tensor], target: Sequence[Tensor], bandwidth: float = 0.5, parts: int = 2
+    image: Sequence[Tensor],
+    target: Sequence[Tensor],
+    bandwidth: float = 0.5,
+    parts: int = 2,
+    offset: Sequence[float] = (),
 ) -> Tensor:
     """``-log CX``, averaged over the batch and added up over the layers' feature maps; 0 or more.
 
@@ -31,6 +35,8 @@ def contextual_loss(
         bandwidth: h of the similarities ``exp((1 - d / min d) / h)``.
         parts: cut both into as many parts along each axis, and compare each with its counterpart alone; 2, quadrants,
             as released.
+        offset: move the cuts by this share of a part along each axis; what the first cut leaves over joins the last
+            part. Cuts that stay where they are leave traces in generated images.
 
     Raises:
         ValueError: feature maps don't fit together, or are smaller than the number of parts.
@@ -39,11 +45,13 @@ def contextual_loss(
         raise ValueError(f"feature maps smaller than {parts} voxels can't be cut into {parts} parts: take fewer parts")
     if len(image) != len(target):
         raise ValueError(f"{len(image)} feature maps can't be compared with {len(target)}")
-    return torch.stack([_of_one_layer(i, t, bandwidth, parts) for i, t in zip(image, target, strict=True)]).sum()
+    return torch.stack(
+        [_of_one_layer(i, t, bandwidth, parts, offset) for i, t in zip(image, target, strict=True)]
+    ).sum()
 
 
-def _of_one_layer(image: Tensor, target: Tensor, bandwidth: float, parts: int) -> Tensor:
-    image, target = _cut(image, parts), _cut(target, parts)
+def _of_one_layer(image: Tensor, target: Tensor, bandwidth: float, parts: int, offset: Sequence[float]) -> Tensor:
+    image, target = _cut(image, parts, offset), _cut(target, parts, offset)
     # In float32 also under mixed precision: smallest distances are divided by.
     image, target = image.flatten(2).transpose(1, 2).float(), target.flatten(2).transpose(1, 2).float()
     mean = target.mean((0, 1))
@@ -51,10 +59,12 @@ def _of_one_layer(image: Tensor, target: Tensor, bandwidth: float, parts: int) -
     return -contextual_similarity(first, second, bandwidth).log().mean()
 
 
-def _cut(maps: Tensor, parts: int) -> Tensor:
+def _cut(maps: Tensor, parts: int, offset: Sequence[float]) -> Tensor:
     """(B, C, H, W) cut into its parts, (parts^2 B, C, H // parts, W // parts); rows that are left over are left out."""
     for axis in range(2, maps.ndim):
         size = maps.shape[axis] // parts
+        if offset:
+            maps = maps.roll(-round(offset[axis - 2] * size), axis)
         maps = torch.cat([maps.narrow(axis, part * size, size) for part in range(parts)])
     return maps
 
