@@ -118,6 +118,18 @@ def test_quadrants_are_compared_by_themselves():
     torch.testing.assert_close(whole, torch.cat(pieces).mean(), rtol=1e-5, atol=1e-6)
 
 
+def test_an_offset_moves_the_cuts():
+    """By half a part of 4 rows and a quarter of one of 4 columns: as if the images had been rolled there."""
+    random = torch.Generator().manual_seed(0)
+    image, target = torch.randn(2, 1, 6, 8, 8, generator=random)
+    rolled = [x.roll((-2, -1), (2, 3)) for x in (image, target)]
+    moved = contextual_loss([image], [target], offset=(0.5, 0.25))
+    torch.testing.assert_close(moved, contextual_loss([rolled[0]], [rolled[1]]))
+    assert moved != contextual_loss([image], [target])
+    with pytest.raises(ValueError, match="smaller than 9 voxels can't be cut into 9 parts"):
+        contextual_loss([image], [target], parts=9)
+
+
 def materialised(first: Tensor, second: Tensor, bandwidth: float = 0.5) -> Tensor:
     distance = ((1 - torch.bmm(first, second.transpose(1, 2))) / 2).clamp(min=0)
     relative = distance / (distance.amin(2, keepdim=True) + 1e-5)

@@ -188,8 +188,8 @@ def test_the_paper_settings_build_and_step(slices, tmp_path):
 
 
 def test_a_start_as_identity():
-    """First output and reference start with the same features, queries are keys made sharper, the fixed image without effect, and
-    the image comes out within the range where tanh still learns."""
+    """First output and reference start with the same features, queries are keys made sharper, the fixed image has no
+    effect yet, and the image comes out within the range where tanh still learns."""
     torch.manual_seed(0)
     network = Stage2(window=5, initialisation="identity")
     image, *fixed = torch.rand(3, 1, 1, 24, 24) * 2 - 1

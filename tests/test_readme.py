@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """The example method, in a folder of methods."""
-    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    code = re.search(r"```python\n(\"\"\"Rigid.*?)```", README, re.S).group(1)
     (tmp_path / "phase_correlation.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     return "phase_correlation"

@@ -45,18 +45,19 @@ class Stage2Losses:
         }
         field = torch.cat([batch[f"field_{axis}"] for axis in AXES[: images["fixed"].ndim - 2]], 1)
         made = networks["stage2"](images["fixed"], images["initial"], images["moving"], field)
-        made, fixed, moving = (as_slices(x) for x in (made, images["fixed"], images["moving"]))
-        terms = self._terms(networks, made, fixed, moving, step)
+        made, images = as_slices(made), {role: as_slices(x) for role, x in images.items()}
+        terms = self._terms(networks, made, images, step)
         options = self.options
         if options.gan_weight > 0:
             with frozen(networks["discriminator"]):
                 terms["gan"] = options.gan_weight * lsgan_generator(networks["discriminator"](made))
         yield ("stage2", *(["sampler"] if self.nce_layers else [])), terms
         if options.gan_weight > 0:
-            real, fake = (networks["discriminator"](x) for x in (moving, made.detach()))
+            real, fake = (networks["discriminator"](x) for x in (images["moving"], made.detach()))
             yield ("discriminator",), {"discriminator": lsgan_discriminator(real, fake)}
 
-    def _terms(self, networks: Networks, made: Tensor, fixed: Tensor, moving: Tensor, step: int) -> dict[str, Tensor]:
+    def _terms(self, networks: Networks, made: Tensor, images: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        fixed, moving = images["fixed"], images["moving"]
         options = self.options
         terms: dict[str, Tensor] = {}
         of_made = self._features(made, self.layers)
@@ -68,7 +69,7 @@ class Stage2Losses:
             terms["contextual"] = contextual_term(output, list(reference.values()), options, offset)
         if self.nce_layers:
             with torch.no_grad():
-                key = self._features(fixed, self.nce_layers)
+                key = self._features(fixed if options.nce_key == "input" else images["initial"], self.nce_layers)
             query = [of_made[layer] for layer in self.nce_layers]
             random = torch_random("cpu", self.seed, *self.purpose, "places", str(step))
             nce = patch_nce_of_maps(

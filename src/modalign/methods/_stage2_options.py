@@ -44,6 +44,11 @@ class Stage2Options(GenerationOptions):
     nce_layers: tuple[VggLayer, ...] = Field(
         ("conv4_2", "conv5_4"), min_length=1, description="VGG-19 layers that PatchNCE compares"
     )
+    nce_key: Literal["input", "initial"] = Field(
+        "input",
+        description="what PatchNCE compares the output with: the input, or stage 1's output, which has its structures; "
+        "random features of two contrasts have little in common",
+    )
     gan_weight: float = Field(0.1, ge=0, description="weight of the adversarial term")
     l1_weight: float = Field(0.0, ge=0, description="weight of the mean absolute difference from the reference")
     mind_weight: float = Field(0.0, ge=0, description="weight of the squared difference of MIND-SSC from the input's")

@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "parts": 4,
         "parts_move": True,
         "nce_weight": 1.0,
+        "nce_key": "initial",
         "nce_layers": ("conv1_2", "conv2_2"),
         "nce_width": 64,
         "gan_weight": 0.1,

@@ -66,6 +66,8 @@ class Stage2(nn.Module):
         # Features of flat regions bend at intensities all over -1..1. Without a bias they would differ by a factor
         # alone, and attention, which compares by products, would take the brightest for the most alike.
         first = self.extract_reference.first[0]
+        assert isinstance(first, nn.Conv2d | nn.Conv3d)
+        assert first.bias is not None
         first.weight.div_(_sums(first.weight).abs().clamp(min=0.2))
         first.bias.copy_(-_sums(first.weight).flatten() * torch.linspace(-1, 1, len(first.bias)))
         for of_images, of_reference in zip(
@@ -76,7 +78,7 @@ class Stage2(nn.Module):
             of_images.copy_(of_reference if same else torch.cat([torch.zeros_like(of_reference), of_reference], 1))
         for block in self.fuse:
             assert isinstance(block, DacaBlock)
-            block.query.load_state_dict({"weight": SHARPNESS * block.key.weight})
+            block.query.weight.copy_(SHARPNESS * block.key.weight)
         # Sums over the skips would drive tanh to its ends.
         self.reconstruct.image.weight.mul_(0.03)
 

@@ -35,8 +35,8 @@ def contextual_loss(
         bandwidth: h of the similarities ``exp((1 - d / min d) / h)``.
         parts: cut both into as many parts along each axis, and compare each with its counterpart alone; 2, quadrants,
             as released.
-        offset: move the cuts by this share of a part along each axis; what the first cut leaves over joins the last
-            part. Cuts that stay where they are leave traces in generated images.
+        offset: move the cuts by this share of a part along each axis; the last part then goes on at the first border.
+            Cuts that stay where they are leave traces in generated images.
 
     Raises:
         ValueError: feature maps don't fit together, or are smaller than the number of parts.
