@@ -64,9 +64,9 @@ def context(folder: Path, seed: int = 0, dimension: int = 2, **needs: Method) ->
 
 
 def test_stage_1_learns_from_misaligned_pairs(slices, tmp_path):
-    """Fifty steps make the other contrast from the fixed image; the two contrasts themselves are less correlated."""
+    """Forty steps make the other contrast from the fixed image; the two contrasts themselves are less correlated."""
     store, (case,) = slices
-    options = {"preset": "small", "steps": 50}
+    options = {"preset": "small", "steps": 40}
     method = RbgStage1(options, 2, Context(model=tmp_path))
     record = method.train(store)
     assert record["vgg19"] == "random"
@@ -79,11 +79,12 @@ def test_stage_1_learns_from_misaligned_pairs(slices, tmp_path):
 
 
 def test_stage_2_refines_a_translation_by_the_reference(slices, tmp_path):
-    """Stage 1 knows three grey values only, and R finds nothing; what stage 2 finds in the reference mends both."""
+    """Stage 1 knows three grey values only, and R finds nothing; stage 2 ends nearer to the truth than the first output
+    and than the unregistered reference, whose error is 1."""
     store, (case,) = slices
-    method = Rbg({"preset": "small", "steps": 60}, 2, context(tmp_path, stage1=Merging(dimension=2)))
+    method = Rbg({"preset": "small", "steps": 70}, 2, context(tmp_path, stage1=Merging(dimension=2)))
     method.train(store)
-    assert error(method.align(case).image.data, case) < 0.9
+    assert error(method.align(case).image.data, case) < 0.95
     assert error(Merging(dimension=2).align(case).image.data, case) > 1.4
 
 
@@ -149,6 +150,7 @@ def test_training_again_gives_the_same_weights_of_every_stage(slices, tmp_path):
     ("weights", "terms"),
     [
         ({}, {"contextual", "patch_nce", "gan", "discriminator"}),
+        ({"warm_up": 0.5, "steps": 2}, {"warm_up", "contextual", "patch_nce", "gan", "discriminator"}),
         ({"nce_weight": 0, "mind_weight": 1}, {"contextual", "mind", "gan", "discriminator"}),
         ({"contextual_weight": 0, "gan_weight": 0}, {"patch_nce"}),
         ({"contextual_weight": 0, "l1_weight": 1}, {"patch_nce", "l1", "gan", "discriminator"}),
@@ -209,7 +211,7 @@ def test_volumes_are_refined_as_volumes(tmp_path):
     cases = [phantom_case(seed, (16, 16, 8), 1.0, 5.0) for seed in range(2)]
     store = write_store(tmp_path, {"train": cases})
     needs = context(tmp_path / "model", dimension=3)
-    method = Rbg({"preset": "small", "steps": 1, "crop": (12, 12, 8), "parts": 2}, 3, needs)
+    method = Rbg({"preset": "small", "steps": 2, "warm_up": 0.5, "crop": (12, 12, 8), "parts": 2}, 3, needs)
     method.train(store)
     assert np.isfinite(method.align(cases[0]).image.data).all()
     volume = torch.rand(2, 1, 4, 5, 3)
@@ -233,6 +235,7 @@ def test_a_share_of_the_training_cases(slices, tmp_path):
     ("kind", "options", "message"),
     [
         (Rbg, {"crop": (32, 32, 8)}, "crop has 3 numbers, and the images have 2 axes"),
+        (Rbg, {"warm_up": 1.0}, "less than 1"),
         (Rbg, {"heads": 3}, "14 channels can't be divided among 3 heads"),
         (Rbg, {"contextual_weight": 0, "nce_weight": 0, "gan_weight": 0}, "there is nothing to learn from"),
         (Rbg, {"nce_layers": ["conv6_1"]}, "should match pattern"),
@@ -251,6 +254,7 @@ def test_presets(tmp_path):
     assert (paper.contextual_weight, paper.nce_weight, paper.gan_weight) == (1.0, 0.1, 0.1)
     assert (paper.window, paper.batch, paper.shift_voxels, paper.crop) == (28, 4, 10, (96, 96))
     assert RegistFormer({}, 2).options.shift_voxels == 0
+    assert paper.warm_up == 0
     assert RbgStage1({"epochs": 2}, 2).options.steps is None
     with pytest.raises(DataError, match="has no training cases"):
         Rbg({"preset": "small"}, 2, context(tmp_path)).train(write_store(tmp_path, {}))

@@ -32,12 +32,16 @@ STAGES = (
     Stage(40, 0.08, 2.0, 4.0, 2.0),
     Stage(40, 0.04, 1.0, 4.0, 1.0),
 )
-SMALL = (20, 20, 20, 20, 20, 15)
-"""Iterations of the preset `small`."""
+SMALL = {"schedule": (30, 0, 15, 15, 12, 0), "coarsest": 1.0}
+"""Settings of the preset `small`, for images of about 50 voxels along each axis: on still fewer samples, a measure of
+local dependence finds alignments that aren't there."""
 
 
 def stages(
-    iterations: Sequence[int] | None = None, affine_rate: float | None = None, rate: float | None = None
+    iterations: Sequence[int] | None = None,
+    affine_rate: float | None = None,
+    rate: float | None = None,
+    coarsest: float | None = None,
 ) -> tuple[Stage, ...]:
     """The published stages, with other iterations or learning rates.
 
@@ -45,6 +49,7 @@ def stages(
         iterations: of every stage, the affine one first.
         affine_rate: learning rate of the affine stage.
         rate: that of the last stage; those before keep their ratios to it.
+        coarsest: the largest spacing of the images in voxels, where the published stages have a larger one.
 
     Raises:
         ValueError: not one number for every stage.
@@ -59,5 +64,6 @@ def stages(
             learning_rate = stage.learning_rate if affine_rate is None else affine_rate
         else:
             learning_rate = stage.learning_rate * factor
-        changed.append(replace(stage, iterations=count, learning_rate=learning_rate))
+        spacing = stage.image_spacing if coarsest is None else min(stage.image_spacing, coarsest)
+        changed.append(replace(stage, iterations=count, learning_rate=learning_rate, image_spacing=spacing))
     return tuple(changed)

@@ -28,7 +28,10 @@ class InstanceOptions(MethodOptions):
     schedule: tuple[int, ...] | None = Field(
         None,
         description="iterations of the affine stage and of the five deformable ones; 0 leaves a stage out; null = the "
-        "preset's: 80, 80, 80, 40, 40, 40 as published, or 20, 20, 30, 20, 30, 0 (small)",
+        "preset's: 80, 80, 80, 40, 40, 40 as published, or 30, 0, 15, 15, 12, 0 (small)",
+    )
+    coarsest: float | None = Field(
+        None, ge=1, description="largest spacing of the images, in voxels; null = 4 as published, or 1 (small)"
     )
     smoothness_weight: float = Field(
         500.0,
@@ -127,7 +130,7 @@ def register_case(
 
     rng = torch.Generator().manual_seed(derive_seed(context.seed, case.dataset, case.id, purpose))
     similarity = make_similarity(rng)
-    planned = stages(schedule, options.affine_learning_rate, options.learning_rate)
+    planned = stages(schedule, options.affine_learning_rate, options.learning_rate, options.coarsest)
     total = sum(stage.iterations for stage in planned)
     with (
         _workers(context.threads, context.device) as workers,

@@ -90,7 +90,8 @@ class Stage2Method(Method):
         limits: Limits = {role: data.limits(role) for role in ("fixed", "moving")}
         make_deterministic(context.seed, device, context.threads, store.dataset, self.name, "initial weights")
         networks = self._networks()
-        losses = Stage2Losses(options, limits, context.seed, (store.dataset, self.name), device)
+        steps = options.total_steps(data.steps_per_epoch)
+        losses = Stage2Losses(options, limits, context.seed, (store.dataset, self.name), device, steps)
         settings = {**options.model_dump(), "dimension": self.dimension, "threads": context.threads, "device": device}
         settings.pop("checkpoint_seconds")
         digest = data_digest(store.pack("train"), made)

@@ -16,7 +16,7 @@ from modalign.similarity.mind import mind_loss
 from modalign.similarity.patch_nce import patch_nce_of_maps
 from modalign.training.data import Batch
 from modalign.training.loop import Networks, Phases
-from modalign.training.registration import Limits
+from modalign.training.registration import Limits, randomly_deformed
 
 
 class Stage2Losses:
@@ -28,21 +28,28 @@ class Stage2Losses:
         seed: seeds places, shifts and random features.
         purpose: words that tell this training's random numbers from others.
         device: where the features are computed.
+        steps: of the whole training.
     """
 
-    def __init__(self, options: Stage2Options, limits: Limits, seed: int, purpose: tuple[str, ...], device: str):
+    def __init__(
+        self, options: Stage2Options, limits: Limits, seed: int, purpose: tuple[str, ...], device: str, steps: int
+    ):
         self.options, self.limits, self.seed, self.purpose = options, limits, seed, purpose
+        self.warm_up_steps = int(options.warm_up * steps)
         self.contextual_layers = options.contextual_layers if options.contextual_weight > 0 else ()
         self.nce_layers = options.nce_layers if options.nce_weight > 0 else ()
         self.layers = tuple(dict.fromkeys((*self.contextual_layers, *self.nce_layers)))
         self.vgg = vgg19(self.layers, options.vgg19, seed, options.vgg_width).to(device) if self.layers else None
 
     def __call__(self, networks: Networks, batch: Batch, step: int) -> Phases:
-        """First the generator with PatchNCE's perceptron, then the discriminator."""
+        """First the network with PatchNCE's perceptron, then the discriminator; the network alone in the warm-up."""
         images = {
             role: to_network(batch[role], self.limits["fixed" if role == "fixed" else "moving"])
             for role in ("fixed", "moving", "initial")
         }
+        if step < self.warm_up_steps:
+            yield ("stage2",), self._warm_up(networks, images, step)
+            return
         field = torch.cat([batch[f"field_{axis}"] for axis in AXES[: images["fixed"].ndim - 2]], 1)
         made = networks["stage2"](images["fixed"], images["initial"], images["moving"], field)
         made, images = as_slices(made), {role: as_slices(x) for role, x in images.items()}
@@ -55,6 +62,13 @@ class Stage2Losses:
         if options.gan_weight > 0:
             real, fake = (networks["discriminator"](x) for x in (images["moving"], made.detach()))
             yield ("discriminator",), {"discriminator": lsgan_discriminator(real, fake)}
+
+    def _warm_up(self, networks: Networks, images: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """The network sees the deformed reference as first output, and has to find all of it in the reference."""
+        moving, purpose = images["moving"], (*self.purpose, "warm-up", str(step))
+        deformed = randomly_deformed(moving, self.options.warm_up_voxels, self.seed, *purpose)
+        made = networks["stage2"](images["fixed"], deformed, moving, None)
+        return {"warm_up": (made - deformed).abs().mean()}
 
     def _terms(self, networks: Networks, made: Tensor, images: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         fixed, moving = images["fixed"], images["moving"]

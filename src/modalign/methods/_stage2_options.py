@@ -33,6 +33,16 @@ class Stage2Options(GenerationOptions):
         description="of convolutions: normal (0.02; RbG's text, both codes), kaiming (RegistFormer's text), identity "
         "(features pass through, the attention matches them from the start; for short trainings)",
     )
+    warm_up: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps that first learn to put together a deformed reference from the reference, by "
+        "their mean absolute difference; no paper has it, it makes short trainings possible",
+    )
+    warm_up_voxels: float = Field(
+        1.5, ge=0, description="standard deviation of the deformation of the reference in these steps, in voxels"
+    )
     shift_voxels: int = Field(
         0, ge=0, description="in the contextual loss, shift the reference at random by up to this along each axis"
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from modalign.instance.contract import PairSimilarity
 
-PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "small": {"schedule": SMALL}}
+PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "small": SMALL}
 
 SMOOTHNESS = {
     "srwcr": 500.0,

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "average": 0.0,
         "derivative_scale": 1.0,
     },
-    "small": {"functions": 4, "window_sigma": 1.0, "smoothness_weight": 500.0, "schedule": SMALL},
+    "small": {"functions": 4, "window_sigma": 1.0, "smoothness_weight": 500.0, **SMALL},
 }
 """`paper`: the numbers that the tool had when the paper was written, which itself has none, with the symmetry that the
 paper describes; `released`: all as in the tool's later release; `small`: for demonstrations and tests. Each is
