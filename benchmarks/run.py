@@ -16,7 +16,8 @@ from pathlib import Path
 
 BENCHMARKS = (
     *("mind", "lncc", "mutual_information", "warping", "integration"),
-    *("surfaces", "nmi", "frechet", "loading", "jacobian", "daca", "locor"),
+    *("surfaces", "nmi", "frechet", "loading", "jacobian"),
+    *("daca", "generation", "locor", "pair_similarities"),
 )
 log = logging.getLogger("benchmarks")
 
