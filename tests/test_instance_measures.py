@@ -14,7 +14,7 @@ from modalign.spatial.fields import invert, warp_volume
 from modalign.volumes import axis_aligned
 
 CROSS_MODAL = ("srwcr", "mind-ssc", "mind", "mi", "nmi", "lncc", "cr")
-SHORT = (0, 0, 15, 15, 15, 15)
+SHORT = (0, 0, 25, 25, 25, 25)
 
 
 @cache

@@ -43,7 +43,7 @@ def test_the_example_is_ranked_on_every_data_set_that_fits(example):
     config["methods"] |= added["methods"]
     config["own_methods"] = added["own_methods"]
     plan = make_plan(config)
-    fits = {name for name, entry in plan.datasets.items() if 3 in entry.get("dimensions", (2, 3))}
+    fits = {name for name in plan.compared if 3 in plan.datasets[name].get("dimensions", (2, 3))}
     assert {dataset for dataset, method in plan.cells if method == "phase-correlation"} == fits
     assert "phase-correlation" in plan.table_extras("rbg", 1)
 

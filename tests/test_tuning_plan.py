@@ -20,6 +20,9 @@ def defaults():
     config["papers"], config["seeds"] = ["locor"], [0, 1, 2]
     config["methods"]["pseudo-a"] = PSEUDO
     config["methods"]["pseudo-b"] = {**PSEUDO, "options": {"preset": "small", "train_on": ["train", "test"]}}
+    for entry in config["datasets"].values():
+        entry.pop("tuned_by", None)
+        entry.pop("pseudo_image", None)
     split = {"train": 1, "validation": 1, "test": 2}
     for name, measure in (("learn2reg-abdomen-mr-ct", "dice"), ("cermep-t1-ct", "mae_hu")):
         config["datasets"][name] |= {"tuned_by": measure, "split": split}

@@ -15,12 +15,14 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 OVERLAY = {
     "papers": ["locor"],
     "datasets": {
+        "learn2reg-abdomen-mr-ct": {"tuned_by": None},
+        "ixi-t2-pd": {"tuned_by": None},
         "cermep-t1-ct": {
             "split": {"train": 1, "validation": 1, "test": 2},
             "measures": ["tre_mm", "mae_pseudo_hu"],
             "pseudo_image": "pseudo-ct",
             "tuned_by": "mae_pseudo_hu",
-        }
+        },
     },
     "methods": {"pseudo-ct": {"method": "pseudo_ct", "dimension": 2, "options": {"preset": "small"}}},
     "tuning": {"methods": ["niftyreg-nmi-locor"], "trials": 5, "parallel": 2},

@@ -68,7 +68,7 @@ def make_tuning(
     translators: dict[str, str] = {}
     for name, dataset in datasets.items():
         _check_translators(name, dataset, variants)
-        if "tuned_by" in dataset:
+        if dataset.get("tuned_by") is not None:
             objectives[name] = dataset["tuned_by"]
             if _check_objective(name, dataset):
                 translators[name] = _unseen_translator(name, dataset, variants)

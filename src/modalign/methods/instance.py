@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "small": SMALL}
 
 SMOOTHNESS = {
-    "srwcr": 500.0,
-    "mind-ssc": 150.0,
-    "mind": 150.0,
-    "mi": 500.0,
-    "nmi": 500.0,
-    "lncc": 500.0,
-    "cr": 500.0,
-    "mae": 500.0,
+    "srwcr": 250.0,
+    "mind-ssc": 75.0,
+    "mind": 75.0,
+    "mi": 250.0,
+    "nmi": 250.0,
+    "lncc": 250.0,
+    "cr": 250.0,
+    "mae": 100.0,
 }
-"""Weight of the bending energy with which each measure did best among 50, 150 or 200, 500 and 5000, on one T1-T2 pair
-of heads at 2 mm with a known field; the differences of descriptors are small and want less."""
+"""Weight of the bending energy with which each measure did best among 25, 75 or 100, 250 and 2500, on one T1-T2 pair of
+heads at 2 mm with a known field; the differences of descriptors are small and want less."""
 
 
 class Instance(Method):
