@@ -164,7 +164,9 @@ def compare_job(
     options = _table_options(statistics, seed, {}, list(labels))
     result = build_table(table, metrics, read_statuses(metrics), read_manifests([store]), options)
     write_table(result, out / "table")
-    per_case: Any = {name: MEASURES[name].better for name in shown if MEASURES[name].scope != "set"}
+    # Only the methods of some tables are segmented; a ranking takes methods that have every measure.
+    ranked = [name for name in shown if MEASURES[name].scope != "set" and "segmentation" not in MEASURES[name].needs]
+    per_case: Any = {name: MEASURES[name].better for name in ranked}
     rankings = rank_methods(metrics, per_case, {dataset: CaseStore(store).ids(["test"])})
     write_json(out / "ranking.json", {name: asdict(ranking) for name, ranking in rankings.items()})
 
