@@ -1,0 +1,125 @@
+"""Methods on the cases of a store: training, aligning, measuring, segmenting."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modalign.align_files import parse_json
+from modalign.cli.app import Device, Json, Minutes, Seed, Threads, Workers, app
+
+
+@app.command()
+def train(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    spec: Json,
+    model: Annotated[Path, typer.Option(help="Folder for the weights and train.json.")],
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+    minutes: Minutes = None,
+) -> None:
+    """Train a method on the training cases of a store; continues where a killed training stopped."""
+    from modalign.runs import train_job
+
+    train_job(parse_json(spec, "--spec"), store, model, seed=seed, device=device, threads=threads, minutes=minutes)
+
+
+@app.command()
+def align_cases(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    spec: Json,
+    out: Annotated[Path, typer.Option(help="Folder for the alignments and run-*.json.")],
+    model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="A chosen.json, whose options go before those of --spec.")] = None,
+    splits: Annotated[str, typer.Option(help="Splits to align, separated by commas.")] = "test",
+    shard: Annotated[str, typer.Option(help="i-of-n: align every n-th case, from the i-th on.")] = "1-of-1",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+    minutes: Minutes = None,
+) -> None:
+    """Align the cases of a store."""
+    from modalign.runs import align_job
+    from modalign.tuning_ranges import tuned_spec
+
+    index_text, count_text = shard.split("-of-")
+    chosen = parse_json(spec, "--spec")
+    align_job(
+        chosen if tuned is None else tuned_spec(chosen, tuned),
+        store,
+        out,
+        seed=seed,
+        model=model,
+        device=device,
+        threads=threads,
+        splits=splits.split(","),
+        shard=(int(index_text), int(count_text)),
+        minutes=minutes,
+    )
+
+
+@app.command()
+def measure(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    runs: Annotated[list[Path], typer.Argument(help="The run-*.json of the alignments, one per shard.")],
+    method: Annotated[str, typer.Option(help="Name of the method variant.")],
+    measures: Annotated[str, typer.Option(help="Names of measures, separated by commas.")],
+    out: Annotated[Path, typer.Option(help="TSV to write; its notes go beside it.")],
+    splits: Annotated[str, typer.Option(help="Splits to measure, separated by commas.")] = "test",
+    options: Json = "{}",
+    features: Json = "{}",
+    pseudo: Annotated[Path | None, typer.Option(help="Folder of fixed images in the moving contrast.")] = None,
+    segmented: Annotated[Path | None, typer.Option(help="Folder of label maps of the aligned images.")] = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+) -> None:
+    """Measure what a method aligned."""
+    from modalign.evaluate import measure_job
+    from modalign.metrics.features import FeatureSource
+
+    measure_job(
+        store,
+        runs,
+        out,
+        method=method,
+        seed=seed,
+        measures=measures.split(","),
+        splits=splits.split(","),
+        options=parse_json(options, "--options"),
+        features=FeatureSource(**parse_json(features, "--features")),
+        pseudo=pseudo,
+        segmented=segmented,
+        workers=workers,
+    )
+
+
+@app.command()
+def train_segmenter(
+    store: Annotated[Path, typer.Argument(help="Case store with labels of the moving scans.")],
+    model: Annotated[Path, typer.Option(help="Folder for the weights and train.json.")],
+    options: Json = "{}",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Train a small segmenter on the unaligned moving scans of the training split."""
+    from modalign.segmentation.jobs import train_job
+
+    train_job(store, model, parse_json(options, "--options"), seed=seed, device=device, threads=threads)
+
+
+@app.command()
+def segment(
+    store: Annotated[Path, typer.Argument(help="Case store.")],
+    runs: Annotated[list[Path], typer.Argument(help="The run-*.json of the alignments, one per shard.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    options: Json = "{}",
+    model: Annotated[Path | None, typer.Option(help="Folder of the small segmenter's weights.")] = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Segment what a method aligned."""
+    from modalign.segmentation.jobs import segment_job
+
+    segment_job(store, runs, out, parse_json(options, "--options"), model=model, device=device, threads=threads)

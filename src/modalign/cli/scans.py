@@ -1,0 +1,61 @@
+"""One pair of scans, and which methods there are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modalign.align_files import align_pair, parse_json
+from modalign.cli.app import Device, Json, Seed, Threads, app
+
+
+@app.command()
+def align(
+    fixed: Annotated[Path, typer.Argument(help="The scan that stays as it is (NIfTI, NRRD or MetaImage).")],
+    moving: Annotated[Path, typer.Argument(help="The scan to bring onto it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for image.nii.gz, field.nii.gz and run.json.")],
+    method: Annotated[str, typer.Option(help="One of `modalign methods`.")] = "syn",
+    preset: Annotated[str | None, typer.Option(help="Preset of the method; short for --options.")] = None,
+    dimension: Annotated[int | None, typer.Option(help="2: slice by slice; 3: as a volume.")] = None,
+    options: Json = "{}",
+    needs: Json = "{}",
+    mask_fixed: Annotated[Path | None, typer.Option(help="Mask on the fixed grid; nonzero counts.")] = None,
+    mask_moving: Annotated[Path | None, typer.Option(help="Mask on the moving grid; nonzero counts.")] = None,
+    inverse: Annotated[bool, typer.Option("--inverse", help="Write inverse_field.nii.gz, on the moving grid.")] = False,
+    model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Align one pair of scans with any method."""
+    chosen = {} if preset is None else {"preset": preset}
+    align_pair(
+        fixed,
+        moving,
+        out,
+        method=method,
+        dimension=dimension,
+        options=chosen | parse_json(options, "--options"),
+        needs=parse_json(needs, "--needs"),
+        fixed_mask=mask_fixed,
+        moving_mask=mask_moving,
+        inverse=inverse,
+        model=model,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods with their options and defaults."""
+    from modalign.methods import method_class, method_names
+
+    for name in method_names():
+        method = method_class(name)
+        learns = "trained" if method.is_trained() else "no training"
+        dimensions = " and ".join(f"{d}D" for d in sorted(method.dimensions))
+        typer.echo(f"{name}: {method.label} ({method.kind}, {dimensions}, {learns}). {method.source}")
+        for option, field in method.Options.model_fields.items():
+            typer.echo(f"    {option} = {field.default!r}: {field.description}")
