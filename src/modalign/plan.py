@@ -10,42 +10,11 @@ from typing import Any
 
 from modalign import papers as paper_tables
 from modalign.errors import ConfigError
-from modalign.methods import Context, method_class
 from modalign.tuning_plan import Tuning, make_tuning
-
-TRAINED_VGG_WIDTH = 64
-"""Channels of VGG-19 that trained weights fit; methods whose losses take fewer use random ones."""
+from modalign.variants import Variant, check_dimensions, check_needs, dimensions_on, read_variant
 
 Cell = tuple[str, str]
 """A data set and a method variant."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A named method of the configuration: which method, in which dimension, with which options.
-
-    Without a dimension it takes the highest that the method and the data set have in common.
-    """
-
-    name: str
-    method: str
-    dimension: int | None
-    options: Mapping[str, Any]
-    needs: Mapping[str, str]
-    seeds: tuple[int, ...]
-    shards: int
-    minutes: float | None
-    threads: int
-
-    @property
-    def trained(self) -> bool:
-        """Whether it learns from training cases."""
-        return method_class(self.method).is_trained()
-
-    @property
-    def accelerated(self) -> bool:
-        """Whether a GPU makes it faster."""
-        return self.trained or method_class(self.method).accelerated
 
 
 @dataclass(frozen=True)
@@ -82,7 +51,7 @@ class Plan:
                 needs[role]["model"] = model_of(name)
         return {
             "method": chosen.method,
-            "dimension": max(_dimensions(chosen, self.datasets[dataset])),
+            "dimension": max(dimensions_on(chosen, self.datasets[dataset])),
             "options": dict(chosen.options),
             "needs": needs,
         }
@@ -192,9 +161,9 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     for paper in config["papers"]:
         if paper not in known:
             raise ConfigError(f"there is no paper {paper!r} to regenerate; the papers are: {', '.join(known)}")
-    variants = {name: _variant(name, entry, config) for name, entry in config["methods"].items()}
+    variants = {name: read_variant(name, entry, config) for name, entry in config["methods"].items()}
     for variant in variants.values():
-        _check_needs(variant, variants)
+        check_needs(variant, variants)
     all_datasets = config["datasets"]
     tuning = make_tuning(config.get("tuning", {}), variants, all_datasets)
     extra = _extra_methods(config, variants)
@@ -218,7 +187,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     cells, reachable = cells_of(tables), cells_of(every)
     used = {dataset for dataset, _ in reachable}
     for dataset, variant_name in sorted(reachable):
-        _check_cell(dataset, all_datasets, variants[variant_name])
+        check_dimensions(dataset, all_datasets, variants[variant_name])
     datasets = {name: all_datasets[name] for name in all_datasets if name in used}
     for name, entry in datasets.items():
         _check_dataset(name, entry)
@@ -261,59 +230,6 @@ def _listed(values: Iterable[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def _variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Variant:
-    kind = _with_name(name, lambda: method_class(entry["method"]))
-    dimension = entry.get("dimension")
-    # null in an overlay takes back what the configuration below it sets.
-    options = {key: value for key, value in entry.get("options", {}).items() if value is not None}
-    # As the job will make it, so that options that don't go with its needs are refused now.
-    stand_ins: Any = dict.fromkeys(entry.get("needs", {}))
-    context = Context(model=Path(), needs=stand_ins)
-    made = _with_name(name, lambda: kind(options, dimension or max(kind.dimensions), context))
-    weights = config.get("features", {}).get("files", {}).get("vgg19")
-    if weights and getattr(made.options, "vgg_width", None) == TRAINED_VGG_WIDTH:
-        options.setdefault("vgg19", weights)
-    # Tuned methods are judged over several runs, as trained ones are (Locor, section 5.1).
-    repeated = kind.is_trained() or name in config.get("tuning", {}).get("methods", ())
-    seeds = entry.get("seeds") or (config["seeds"] if repeated else config["seeds"][:1])
-    return Variant(
-        name=name,
-        method=entry["method"],
-        dimension=dimension,
-        options=options,
-        needs=entry.get("needs", {}),
-        seeds=tuple(seeds),
-        shards=entry.get("shards", 1),
-        minutes=entry.get("minutes", config.get("minutes")),
-        threads=entry.get("threads", 1),
-    )
-
-
-def _with_name(name: str, make: Any) -> Any:
-    try:
-        return make()
-    except ConfigError as error:
-        raise ConfigError(f"methods: {name}: {error}") from error
-
-
-def _check_needs(variant: Variant, variants: Mapping[str, Variant]) -> None:
-    kind = method_class(variant.method)
-    missing = sorted(set(kind.needs) - set(variant.needs))
-    if missing:
-        roles = ", ".join(f"{role}: <a {kind.needs[role]} method>" for role in missing)
-        raise ConfigError(f"methods: {variant.name}: {variant.method} builds on other methods; add needs: {{{roles}}}")
-    for role, name in variant.needs.items():
-        if name not in variants:
-            raise ConfigError(
-                f"methods: {variant.name}: its {role} {name!r} is not one of the methods: {', '.join(variants)}"
-            )
-        found = method_class(variants[name].method).kind
-        if role in kind.needs and found != kind.needs[role]:
-            raise ConfigError(
-                f"methods: {variant.name}: its {role} has to be a {kind.needs[role]} method, and {name!r} is a {found}"
-            )
-
-
 def _extra_methods(config: Mapping[str, Any], variants: Mapping[str, Variant]) -> dict[str, tuple[str, ...]]:
     extra = {}
     for dataset, entry in config["datasets"].items():
@@ -329,24 +245,7 @@ def _extra_methods(config: Mapping[str, Any], variants: Mapping[str, Variant]) -
 
 
 def _fits(name: str, entry: Mapping[str, Any], variants: Mapping[str, Variant]) -> bool:
-    return name not in variants or bool(_dimensions(variants[name], entry))
-
-
-def _dimensions(variant: Variant, entry: Mapping[str, Any]) -> set[int]:
-    """The dimensions in which a variant can run on a data set."""
-    own = {variant.dimension} if variant.dimension else method_class(variant.method).dimensions
-    return set(own) & set(entry.get("dimensions", (2, 3)))
-
-
-def _check_cell(dataset: str, datasets: Mapping[str, Any], variant: Variant) -> None:
-    if _dimensions(variant, datasets[dataset]):
-        return
-    words = " or ".join(f"{d}D" for d in datasets[dataset]["dimensions"])
-    own = f"{variant.dimension}D" if variant.dimension else f"{min(method_class(variant.method).dimensions)}D"
-    raise ConfigError(
-        f"data set {dataset} takes {words} methods, and {variant.name} is {own}: "
-        f"set its dimension, or take it off that data set"
-    )
+    return name not in variants or bool(dimensions_on(variants[name], entry))
 
 
 def _check_dataset(name: str, entry: Mapping[str, Any]) -> None:

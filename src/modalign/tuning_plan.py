@@ -9,7 +9,7 @@ from modalign.methods import method_class
 from modalign.tuning_ranges import Range, Ranges, ranges_of, read_range
 
 if TYPE_CHECKING:
-    from modalign.plan import Variant
+    from modalign.variants import Variant
 
 
 @dataclass(frozen=True)
