@@ -227,7 +227,7 @@ def test_registrations_start_close_to_nothing_and_the_discriminator_takes_thin_i
     [
         ({"train_on": []}, r"train_on names no split: write \[train\]"),
         ({"steps": 5, "epochs": 2}, "either in steps or in epochs"),
-        ({"crop": [32, 32, 32]}, r"crop \[32, 32, 32\] has 3 axes, and it works in 2"),
+        ({"crop": [32, 32, 32]}, r"has crop \[32, 32, 32\], and works in 2 dimensions"),
     ],
 )
 def test_options_that_cannot_work(options, message):

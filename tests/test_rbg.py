@@ -234,7 +234,7 @@ def test_a_share_of_the_training_cases(slices, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (Rbg, {"crop": (32, 32, 8)}, "crop has 3 numbers, and the images have 2 axes"),
+        (Rbg, {"crop": (32, 32, 8)}, r"has crop \[(\d+, ){2}\d+\], and works in 2 dimensions"),
         (Rbg, {"warm_up": 1.0}, "less than 1"),
         (Rbg, {"heads": 3}, "14 channels can't be divided among 3 heads"),
         (Rbg, {"contextual_weight": 0, "nce_weight": 0, "gan_weight": 0}, "there is nothing to learn from"),

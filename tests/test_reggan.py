@@ -44,13 +44,13 @@ def test_presets_are_built_and_take_a_step(slices, tmp_path, preset):
     """At the published channels: 11,365,633 weights a generator; two networks a direction."""
     method = RegGan({"preset": preset}, 2)
     directions = 1 if preset == "paper" else 2
-    generators = method._generators()
+    generators = method._network()
     assert count_parameters(generators) == directions * (11_365_633 + count_parameters(ResUnet()))
     small = {**SMALL, "preset": preset, "steps": 1, "discriminator_channels": 8}
     record = RegGan(small, 2, Context(model=tmp_path)).train(slices[0])
     assert record["steps"] == 1
     images = {name: torch.rand(1, 1, 32, 32) * 2 - 1 for name in ("fixed", "moving")}
-    terms = RegGan(small, 2)._terms(RegGan(small, 2)._generators(), images, 0)[1]
+    terms = RegGan(small, 2)._terms(RegGan(small, 2)._network(), images, 0)[1]
     expected = {"paper": {"reversed"}, "cycle": {"reversed", "cycle"}, "released": set()}[preset]
     assert {name.split()[0] for name in terms} == {"correction", "smoothness"} | expected
 

@@ -13,7 +13,8 @@ import torch
 from modalign.cases import Case, CaseStore
 from modalign.errors import ConfigError, DataError, ModalignError
 from modalign.methods import method_class
-from modalign.methods._translation import Translation, from_network, frozen, padded, to_network
+from modalign.methods._batches import from_network, padded, to_network
+from modalign.methods._translation import Translation, frozen
 from modalign.methods.base import Context
 from modalign.volumes import Volume
 
@@ -111,7 +112,7 @@ def untrained(name: str, folder: Path, dimension: int = 2, **options: Any) -> Tr
     torch.manual_seed(0)
     method = make(name, folder, dimension, **options)
     limits = {"fixed": (0.0, 1.0), "moving": (-1000.0, 500.0)}
-    save_weights(folder / "weights.pt", method._generators().state_dict(), dimension=dimension, limits=limits)
+    save_weights(folder / "weights.pt", method._network().state_dict(), dimension=dimension, limits=limits)
     return method
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from modalign.cases import Alignment, Case, CaseStore
-from modalign.errors import ConfigError, ModalignError
-from modalign.methods.base import Context, Method
+from modalign.errors import ConfigError
+from modalign.methods._trained import TrainedMethod
+from modalign.methods.base import Context
 from modalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 class RegistrationOptions(TrainingOptions):
     """Settings of every learned registration; intensities are scaled to [0, 1] before weights apply."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Per value of `preset`, defaults of other options."""
     smoothness: ClassVar[Mapping[str, float]] = {}
     """Per similarity, the default of `smoothness_weight`."""
 
@@ -45,14 +44,6 @@ class RegistrationOptions(TrainingOptions):
     deform_voxels: float = Field(
         0.0, ge=0, description="in training, deform the moving image further: standard deviation in voxels"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, given: Any) -> Any:
-        preset = dict(cls.presets.get(given.get("preset", "paper"), {}))
-        if "steps" in given or "epochs" in given:
-            preset = {k: v for k, v in preset.items() if k not in ("steps", "epochs")}
-        return {**preset, **given}
 
     @model_validator(mode="after")
     def _fitting_similarity(self) -> "RegistrationOptions":
@@ -79,7 +70,7 @@ class RegistrationOptions(TrainingOptions):
         return loss_function(self.similarity, **own.get(self.similarity, {}))
 
 
-class LearnedRegistration(Method):
+class LearnedRegistration(TrainedMethod):
     """A network that predicts the field of a pair, trained without known fields.
 
     A subclass says which network (`_network`), what it descends (`_terms`), and which of its outputs is the field
@@ -88,12 +79,8 @@ class LearnedRegistration(Method):
     """
 
     kind = "registration"
-    presets_3d: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """What differs from the presets for volumes."""
 
-    def __init__(self, options: Any = None, dimension: int = 3, context: Context | None = None):
-        if dimension == 3:
-            options = {**self.presets_3d.get((options or {}).get("preset", "paper"), {}), **(options or {})}
+    def __init__(self, options: Mapping[str, Any] | None = None, dimension: int = 3, context: Context | None = None):
         super().__init__(options, dimension, context)
         named = "translator" in self.context.needs
         if context is not None and named != self.options.translator:
@@ -101,15 +88,6 @@ class LearnedRegistration(Method):
                 "add needs: {translator: <a translation method>}" if not named else "add the option translator: true"
             )
             raise ConfigError(f"method {self.name}: option translator is {self.options.translator}: {wanted}")
-        self._loaded: tuple[nn.Module, dict[str, Any]] | None = None
-
-    @property
-    def name(self) -> str:
-        """The method's name in configurations."""
-        return type(self).__module__.rsplit(".", 1)[-1]
-
-    def _network(self) -> "nn.Module":
-        raise NotImplementedError
 
     def _field(self, network: Any, moving: "Tensor", fixed: "Tensor") -> "Tensor":
         return network(moving, fixed)
@@ -130,8 +108,8 @@ class LearnedRegistration(Method):
         ) -> "dict[str, Tensor]":
             return self._terms(networks[name], moving, fixed, mask, step)
 
-        record = self._fit(store.dataset, data, {name: network}, terms, lambda step: (name,), self.options)
-        self._save(network, data)
+        record = self._fit(store.dataset, data, {name: network}, terms, lambda step: (name,))
+        self._save(network, limits=dict(data.limits))
         return record
 
     def _start(self, store: CaseStore) -> "tuple[RegistrationData, nn.Module]":
@@ -140,13 +118,12 @@ class LearnedRegistration(Method):
         from modalign.training.devices import make_deterministic
 
         options, context = self.options, self.context
-        if context.model is None:
-            raise ModalignError("training needs a folder for the weights: name it as the model")
-        state = context.state or context.model / "state"
         sampling = Sampling(self.dimension, options.batch, options.crop, options.masked, flips=options.flips)
         translator = context.needs.get("translator")
         fraction = options.train_fraction
-        data = registration.registration_data(store, sampling, context.seed, self.name, state, translator, fraction)
+        data = registration.registration_data(
+            store, sampling, context.seed, self.name, self._state, translator, fraction
+        )
         make_deterministic(context.seed, context.device, context.threads, store.dataset, self.name, "initial weights")
         return data, self._network()
 
@@ -157,20 +134,16 @@ class LearnedRegistration(Method):
         networks: "Mapping[str, nn.Module]",
         terms: "Terms",
         learning: Callable[[int], tuple[str, ...]],
-        options: TrainingOptions,
+        options: TrainingOptions | None = None,
         stage: str = "",
     ) -> dict[str, Any]:
-        """One run of the training loop; `learning` names the networks that a step updates, `stage` one run of several.
+        """One run of the training loop (a `stage` of several); `learning` names the networks that a step updates."""
+        import torch
 
-        The stages of a training keep their states apart, so that each continues where it was killed.
-        """
-        from modalign.digest import code_digest
-        from modalign.training import checkpoint, registration
-        from modalign.training.loop import Networks, Phases, fit
+        from modalign.training import registration
+        from modalign.training.loop import Networks, Phases
 
         context, deform_voxels = self.context, self.options.deform_voxels
-        assert context.model is not None
-        state = (context.state or context.model / "state") / stage
 
         def losses(networks: Networks, batch: "dict[str, Tensor]", step: int) -> Phases:
             moving, fixed, mask = registration.prepared(batch, data.limits)
@@ -182,34 +155,13 @@ class LearnedRegistration(Method):
         def validate(networks: Networks) -> float:
             def loss(batch: "dict[str, Tensor]") -> "Tensor":
                 parts = terms(networks, *registration.prepared(batch, data.limits), 0)
-                return sum(parts.values())  # type: ignore[return-value]
+                return torch.stack(list(parts.values())).sum()
 
             assert data.validation is not None
             return registration.validation_loss(loss, data.validation, context.device)
 
-        settings = {**self.options.model_dump(), **options.model_dump(), "stage": stage, "dimension": self.dimension}
-        settings |= {"threads": context.threads, "device": context.device}
-        settings.pop("checkpoint_seconds")
-        code = code_digest(type(self).__module__)
-        return fit(
-            networks,
-            losses,
-            data.train,
-            options,
-            state,
-            checkpoint.fingerprint(settings, data.digest, code, context.seed),
-            seed=context.seed,
-            device=context.device,
-            threads=context.threads,
-            validate=validate if data.validation is not None else None,
-        )
-
-    def _save(self, network: "nn.Module", data: "RegistrationData") -> None:
-        from modalign.training.registration import save_weights
-
-        assert self.context.model is not None
-        about = {"options": self.options.model_dump(mode="json"), "dimension": self.dimension}
-        save_weights(self.context.model / "weights.pt", network.state_dict(), **about, limits=dict(data.limits))
+        judge = validate if data.validation is not None else None
+        return self._descend(networks, losses, data.train, data.digest, options=options, stage=stage, validate=judge)
 
     def align(self, case: Case) -> Alignment:
         """One pass of the network; the image is the original moving image in one linear interpolation."""
@@ -217,27 +169,14 @@ class LearnedRegistration(Method):
 
         from modalign.training.registration import align_by_network
 
-        device = self.context.device
         torch.set_num_threads(self.context.threads)
-        if self._loaded is None:
-            self._loaded = self._load(device)
-        network, about = self._loaded
+        network, about = self._ready
 
         def predict(moving: "Tensor", fixed: "Tensor") -> "Tensor":
             return self._field(network, moving, fixed)
 
-        translator = self.context.needs.get("translator")
-        return align_by_network(case, self.dimension, predict, about["limits"], device=device, translator=translator)
-
-    def _load(self, device: str) -> "tuple[nn.Module, dict[str, Any]]":
-        from modalign.training.registration import load_weights
-
-        if self.context.model is None:
-            raise ConfigError(f"method {self.name} has to be trained first: name the folder of its model")
-        about = load_weights(self.context.model / "weights.pt")
-        if about["dimension"] != self.dimension:
-            message = f"{self.context.model} was trained in {about['dimension']} dimensions, not in {self.dimension}"
-            raise ConfigError(f"{message}: train it again")
-        network = self._network()
-        network.load_state_dict(about["weights"])
-        return network.to(device).eval(), about
+        context = self.context
+        translator = context.needs.get("translator")
+        return align_by_network(
+            case, self.dimension, predict, about["limits"], device=context.device, translator=translator
+        )

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from modalign.cases import INPUTS, Alignment, Case, CaseStore
-from modalign.errors import ConfigError, DataError, ModalignError
+from modalign.errors import DataError
+from modalign.methods._batches import from_network, in_pieces, to_batch, to_network, to_volume
 from modalign.methods._registration import check_images, torch_threads
 from modalign.methods._stage2_options import AXES
-from modalign.methods._translation import from_network, to_network
-from modalign.methods.base import Context, Method, moving_on_fixed_grid
+from modalign.methods._trained import TrainedMethod
+from modalign.methods.base import Method, moving_on_fixed_grid
 from modalign.volumes import Volume
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
 
     from modalign.networks.stage2 import Stage2
@@ -28,11 +28,6 @@ log = logging.getLogger(__name__)
 
 TOGETHER = 8
 """Slices in one pass when aligning."""
-PRESETS_3D: dict[str, dict[str, Any]] = {
-    "paper": {"batch": 1, "crop": (96, 96, 32), "window": 7},
-    "small": {"batch": 1, "window": 3},
-}
-"""What differs for volumes."""
 
 
 class _AsItIs(Method):
@@ -45,7 +40,7 @@ class _AsItIs(Method):
         return Alignment(case.fixed)
 
 
-class Stage2Method(Method):
+class Stage2Method(TrainedMethod):
     """Two frozen methods and a network: stage 1 makes a first output, R the field between it and the reference.
 
     What both make of the training cases is computed once, on whole images, and kept in the state folder; crops are
@@ -55,67 +50,30 @@ class Stage2Method(Method):
     kind = "generation"
     dimensions = frozenset({2, 3})
     needs: ClassVar[Mapping[str, str]] = {"stage1": "translation", "registration": "registration"}
-    options: Any
-
-    def __init__(self, options: Any = None, dimension: int = 3, context: Context | None = None):
-        if dimension == 3:
-            options = {**PRESETS_3D.get((options or {}).get("preset", "paper"), {}), **(options or {})}
-        super().__init__(options, dimension, context)
-        crop = self.options.crop
-        if crop is not None and len(crop) != dimension:
-            raise ConfigError(f"method {self.name}: crop has {len(crop)} numbers, and the images have {dimension} axes")
-        self._loaded: tuple[Stage2, Limits] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the method's file."""
-        return type(self).__module__.rsplit(".", 1)[-1]
 
     def train(self, store: CaseStore) -> dict[str, Any]:
         """Train on the outputs of stage 1 and R; the network's last weights go to ``weights.pt``."""
-        from modalign.digest import code_digest
         from modalign.methods._stage2_losses import Stage2Losses
         from modalign.networks.vgg import describe
-        from modalign.training import checkpoint
         from modalign.training.data import data_digest
         from modalign.training.devices import make_deterministic
-        from modalign.training.loop import fit
-        from modalign.training.registration import save_weights
 
         options, context = self.options, self.context
-        if context.model is None:
-            raise ModalignError("training needs a folder for the weights: name it as the model")
-        state, device = context.state or context.model / "state", context.device
-        data, made = self._training_data(store, state)
+        data, made = self._training_data(store, self._state)
         limits: Limits = {role: data.limits(role) for role in ("fixed", "moving")}
-        make_deterministic(context.seed, device, context.threads, store.dataset, self.name, "initial weights")
+        make_deterministic(context.seed, context.device, context.threads, store.dataset, self.name, "initial weights")
         networks = self._networks()
         steps = options.total_steps(data.steps_per_epoch)
-        losses = Stage2Losses(options, limits, context.seed, (store.dataset, self.name), device, steps)
-        settings = {**options.model_dump(), "dimension": self.dimension, "threads": context.threads, "device": device}
-        settings.pop("checkpoint_seconds")
-        digest = data_digest(store.pack("train"), made)
-        record = fit(
-            networks,
-            losses,
-            data,
-            options,
-            state,
-            checkpoint.fingerprint(settings, digest, code_digest(type(self).__module__), context.seed),
-            seed=context.seed,
-            device=device,
-            threads=context.threads,
-        )
-        about = {"options": options.model_dump(mode="json"), "dimension": self.dimension, "limits": dict(limits)}
-        save_weights(context.model / "weights.pt", networks["stage2"].state_dict(), **about)
+        losses = Stage2Losses(options, limits, context.seed, (store.dataset, self.name), context.device, steps)
+        record = self._descend(networks, losses, data, data_digest(store.pack("train"), made))
+        self._save(networks["stage2"], limits=dict(limits))
         return record | {"vgg19": describe(options.vgg19)}
 
     def align(self, case: Case) -> Alignment:
         """Generate the aligned image; there is no field."""
-        import torch
-
         check_images(case)
-        network, limits = self._ready
+        network, about = self._ready
+        limits: Limits = about["limits"]
         seen = moving_on_fixed_grid(case)
         initial, field = self._first(seen)
         inputs = (
@@ -124,13 +82,9 @@ class Stage2Method(Method):
             to_network(to_batch(seen.moving.data, self.dimension), limits["moving"]),
             field,
         )
-        with torch_threads(self.context.threads), torch.no_grad():
-            pieces = [
-                network(*(piece.to(self.context.device) for piece in some)).cpu()
-                for some in zip(*(x.split(TOGETHER) for x in inputs), strict=True)
-            ]
-        image = to_volume(from_network(torch.cat(pieces).float(), limits["moving"]))
-        return Alignment(Volume(image, case.grid.affine.copy()))
+        with torch_threads(self.context.threads):
+            made = in_pieces(network, *inputs, together=TOGETHER, device=self.context.device)
+        return Alignment(Volume(to_volume(from_network(made, limits["moving"])), case.grid.affine.copy()))
 
     def _first(self, case: Case) -> "tuple[Tensor, Tensor]":
         """Stage 1's output and the field for the attention, as batches, of a case on one grid."""
@@ -201,42 +155,6 @@ class Stage2Method(Method):
 
         options = self.options
         return Stage2(options.channels, options.window, options.heads, self.dimension, options.initialisation)
-
-    @property
-    def _ready(self) -> "tuple[Stage2, Limits]":
-        """The trained network on its device, read once, and the intensity limits of the training split."""
-        from modalign.training.registration import load_weights
-
-        if self._loaded is None:
-            if self.context.model is None:
-                raise ConfigError(f"method {self.name} has to be trained first: name the folder of its model")
-            about = load_weights(self.context.model / "weights.pt")
-            if about["dimension"] != self.dimension:
-                message = (
-                    f"{self.context.model} was trained in {about['dimension']} dimensions, not in {self.dimension}"
-                )
-                raise ConfigError(f"{message}: train it again")
-            network = self._network()
-            network.load_state_dict(about["weights"])
-            self._loaded = network.to(self.context.device).eval(), about["limits"]
-        return self._loaded
-
-
-def to_batch(volume: "np.ndarray", dimension: int) -> "Tensor":
-    """A volume (X, Y, Z) as a batch of its axial slices (Z, 1, X, Y), or in 3D as (1, 1, X, Y, Z), float32."""
-    import numpy as np
-    import torch
-
-    images = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))
-    return images.permute(2, 0, 1)[:, None].contiguous() if dimension == 2 else images[None, None]
-
-
-def to_volume(batch: "Tensor") -> "np.ndarray":
-    """The way back from :func:`to_batch`."""
-    import numpy as np
-
-    images = batch[:, 0].permute(1, 2, 0) if batch.ndim == 4 else batch[0, 0]
-    return np.ascontiguousarray(images.numpy())
 
 
 def _made(path: Path, made_from: str) -> bool:

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modalign.methods._batches import to_network
 from modalign.methods._generation import contextual_term, torch_random
 from modalign.methods._stage2_options import AXES, Stage2Options
-from modalign.methods._translation import frozen, to_network
+from modalign.methods._translation import frozen
 from modalign.networks.gan import lsgan_discriminator, lsgan_generator
 from modalign.networks.vgg import vgg19
 from modalign.seeds import generator

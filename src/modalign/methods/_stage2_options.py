@@ -14,7 +14,9 @@ AXES = ("x", "y", "z")
 class Stage2Options(GenerationOptions):
     """Settings of stage 2."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets_by_dimension: ClassVar[Mapping[int, Mapping[str, Mapping[str, Any]]]] = {
+        3: {"paper": {"batch": 1, "crop": (96, 96, 32), "window": 7}, "small": {"batch": 1, "window": 3}}
+    }
 
     preset: Literal["paper", "small"] = Field(
         "paper", description="paper = 71,233 weights and the published training; small = for demonstrations and tests"
@@ -67,14 +69,6 @@ class Stage2Options(GenerationOptions):
     discriminator_norm: Literal["instance", "batch", "none"] = Field(
         "batch", description="batch in the released stage 2, instance in its stage 1"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, given: Any) -> Any:
-        preset = dict(cls.presets.get(given.get("preset", "paper"), {}))
-        if "steps" in given or "epochs" in given:
-            preset = {k: v for k, v in preset.items() if k not in ("steps", "epochs")}
-        return {**preset, **given}
 
     @model_validator(mode="after")
     def _possible(self) -> "Stage2Options":

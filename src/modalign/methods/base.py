@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 from modalign.cases import Alignment, Case, CaseStore
 from modalign.errors import ConfigError
@@ -23,6 +23,27 @@ class MethodOptions(BaseModel):
     """Base of a method's options: unknown names are refused, every field has a description with its unit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Per value of the option `preset`, what other options are where they aren't given."""
+    presets_by_dimension: ClassVar[Mapping[int, Mapping[str, Mapping[str, Any]]]] = {}
+    """What differs from the presets for slices (2) or volumes (3)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any, info: ValidationInfo) -> Any:
+        option = cls.model_fields.get("preset")
+        if option is None:
+            return given
+        name, dimension = given.get("preset", option.default), (info.context or {}).get("dimension", 0)
+        return cls.completed(
+            given, cls.presets.get(name, {}), cls.presets_by_dimension.get(dimension, {}).get(name, {})
+        )
+
+    @classmethod
+    def completed(cls, given: Mapping[str, Any], *presets: Mapping[str, Any]) -> dict[str, Any]:
+        """The given options over those of the presets, of which later ones override earlier ones."""
+        return {option: value for options in (*presets, given) for option, value in options.items()}
 
 
 @dataclass(frozen=True)
@@ -70,17 +91,22 @@ class Method:
         """No options."""
 
     def __init__(self, options: Mapping[str, Any] | None = None, dimension: int = 3, context: Context | None = None):
-        name = type(self).__module__.rsplit(".", 1)[-1]
+        name = self.name
         if dimension not in self.dimensions:
             raise ConfigError(f"method {name} works in {_words(self.dimensions)} dimensions, not in {dimension}")
         try:
-            self.options: Any = self.Options(**(options or {}))
+            self.options: Any = self.Options.model_validate(dict(options or {}), context={"dimension": dimension})
         except ValidationError as error:
             raise ConfigError(_explain(name, error, self.Options)) from error
         self.dimension = dimension
         self.context = context or Context()
         if self.is_trained() and self.context.model is None and self.context.state is None and context is not None:
             raise ConfigError(f"method {name} has to be trained first: name the folder of its model")
+
+    @property
+    def name(self) -> str:
+        """The name of the method's file, which is its name in configurations."""
+        return type(self).__module__.rsplit(".", 1)[-1]
 
     @classmethod
     def is_trained(cls) -> bool:

@@ -51,6 +51,8 @@ class CorrField(Method):
     class Options(MethodOptions):
         """Settings of corrField; lists hold a value for every stage. The letters are those of the original program."""
 
+        presets = PRESETS
+
         preset: Literal["paper", "original", "small"] = Field(
             "paper", description="stages: paper = three as for Locor; original = the program's two; small = for tests"
         )
@@ -76,11 +78,6 @@ class CorrField(Method):
             2000, ge=8, description="at most in a stage: the cubes grow until there are no more; the original has none"
         )
         use_masks: bool = Field(True, description="put keypoints inside the fixed mask alone, where the case has one")
-
-        @model_validator(mode="before")
-        @classmethod
-        def _from_preset(cls, given: Any) -> Any:
-            return {**PRESETS.get(given.get("preset", "paper"), {}), **given}
 
         @model_validator(mode="after")
         def _as_many(self) -> "CorrField.Options":

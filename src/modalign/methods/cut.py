@@ -57,7 +57,7 @@ class ContrastiveTranslation(Translation):
         places: int = Field(256, ge=2, description="places per layer that PatchNCE compares")
         width: int = Field(256, ge=1, description="channels in which features are compared")
 
-    def _generators(self) -> "nn.Module":
+    def _network(self) -> "nn.Module":
         from modalign.networks.cut import Cut
         from modalign.networks.gan import ResnetGenerator
 

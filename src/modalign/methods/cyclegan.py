@@ -69,7 +69,7 @@ class CycleGan(Translation):
             0.0, ge=0, description="weight of the change that generators make to images of their own target contrast"
         )
 
-    def _generators(self) -> "nn.Module":
+    def _network(self) -> "nn.Module":
         from modalign.networks.cyclegan import CyclePair
         from modalign.networks.gan import ResnetGenerator
 

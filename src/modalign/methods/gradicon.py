@@ -46,12 +46,12 @@ class GradICON(LearnedRegistration):
     label = "GradICON"
     dimensions = frozenset({2, 3})
     source = "Tian et al. 2023 (network, loss); RbG (lambda 0.2 with squared differences after a translation)"
-    presets_3d = PRESETS_3D
 
     class Options(RegistrationOptions):
         """Settings of GradICON."""
 
         presets = PRESETS
+        presets_by_dimension = {3: PRESETS_3D}
         smoothness = {"mse": 0.0, "ncc": 0.0, "mi": 0.0, "mind": 0.0, "gaussian-ncc": 0.0}
 
         preset: Literal["paper", "small"] = Field("paper", description="defaults for network and training")

@@ -1,5 +1,6 @@
 """Other similarity measures under Locor's optimiser."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -42,6 +43,8 @@ class Instance(Method):
     class Options(InstanceOptions):
         """Settings of the optimiser, and those of the measures; each measure reads its own alone."""
 
+        presets = PRESETS
+
         preset: Literal["paper", "small"] = Field("paper", description="the published schedule, or a short one (small)")
         similarity: Literal["srwcr", "mind-ssc", "mind", "mi", "nmi", "lncc", "cr", "mae"] = Field(
             "mind-ssc",
@@ -65,11 +68,11 @@ class Instance(Method):
         sigma: float = Field(0.5, gt=0, description="standard deviation of the patches, in samples (mind)")
         width: int = Field(5, ge=3, description="width of the windows, in samples, odd (lncc)")
 
-        @model_validator(mode="before")
         @classmethod
-        def _from_preset(cls, given: Any) -> Any:
+        def completed(cls, given: Mapping[str, Any], *presets: Mapping[str, Any]) -> dict[str, Any]:
+            """The presets, with the weight of the smoothness that goes with the measure."""
             weight = SMOOTHNESS.get(given.get("similarity", "mind-ssc"), 500.0)
-            return {"smoothness_weight": weight, **PRESETS.get(given.get("preset", "paper"), {}), **given}
+            return super().completed(given, {"smoothness_weight": weight}, *presets)
 
         @model_validator(mode="after")
         def _odd(self) -> "Instance.Options":

@@ -40,12 +40,12 @@ class LapIRN(LearnedRegistration):
     label = "LapIRN"
     dimensions = frozenset({2, 3})
     source = "Mok and Chung 2020 (networks, training, loss); RbG (after a translation: squared difference)"
-    presets_3d = PRESETS_3D
 
     class Options(RegistrationOptions):
         """Settings of LapIRN."""
 
         presets = PRESETS
+        presets_by_dimension = {3: PRESETS_3D}
         smoothness = {"mse": 0.01, "ncc": 14.0, "mi": 2.0, "mind": 0.5}
 
         preset: Literal["paper", "small"] = Field("paper", description="defaults for network and training")
@@ -104,7 +104,7 @@ class LapIRN(LearnedRegistration):
                     stage=f"level-{depth}",
                 )
             )
-        self._save(network, data)
+        self._save(network, limits=dict(data.limits))
         # A level that was finished before a kill counts one more resume each time that it is passed over.
         return {
             **records[-1],

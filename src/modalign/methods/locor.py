@@ -47,6 +47,8 @@ class Locor(Method):
     class Options(InstanceOptions):
         """Settings of Locor."""
 
+        presets = PRESETS
+
         preset: Literal["paper", "released", "small"] = Field(
             "paper", description="basis functions, windows and smoothness as published, as released later, or small"
         )
@@ -70,11 +72,6 @@ class Locor(Method):
         )
         stride: int = Field(3, ge=1, le=8, description="distance of the windows in voxels of the level")
         network_learning_rate: float = Field(1e-2, gt=0, description="of Adam for the learned basis functions")
-
-        @model_validator(mode="before")
-        @classmethod
-        def _from_preset(cls, given: Any) -> Any:
-            return {**PRESETS.get(given.get("preset", "paper"), {}), **given}
 
         @model_validator(mode="after")
         def _windows_see_enough(self) -> "Locor.Options":

@@ -68,7 +68,7 @@ class Munit(FeatureTranslation):
         content_weight: float = Field(1.0, ge=0, description="weight of the difference of content codes")
         cycle_weight: float = Field(1.0, ge=0, description="weight of the difference after the way there and back")
 
-    def _generators(self) -> "Network":
+    def _network(self) -> "Network":
         from modalign.networks.munit import Munit as Network
 
         options = self.options

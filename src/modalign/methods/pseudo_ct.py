@@ -6,9 +6,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from modalign.cases import Alignment, Case, CaseStore
-from modalign.errors import ConfigError, DataError, ModalignError
+from modalign.errors import DataError
+from modalign.methods._batches import to_batch, to_volume
 from modalign.methods._registration import check_images
-from modalign.methods.base import Method
+from modalign.methods._trained import TrainedMethod
 from modalign.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ overridden by the option of its name."""
 PRESETS_2D: dict[str, dict[str, Any]] = {"paper": {"crop": (64, 64), "batch": 32}, "small": {"batch": 8}}
 
 
-class PseudoCT(Method):
+class PseudoCT(TrainedMethod):
     """A U-Net trained by registration of its own images to the moving ones, and kept in place by equivariance.
 
     It is judged against what it doesn't see: where scans are misaligned, a network that is trained on pairs as they are
@@ -47,6 +48,9 @@ class PseudoCT(Method):
 
     class Options(TrainingOptions):
         """Settings of the synthesis and its training."""
+
+        presets = PRESETS
+        presets_by_dimension = {2: PRESETS_2D}
 
         preset: Literal["paper", "small"] = Field(
             "paper", description="channels of the networks, and defaults for training that go with them"
@@ -76,14 +80,6 @@ class PseudoCT(Method):
         )
         int_steps: int = Field(7, ge=1, le=12, description="squarings of the velocity fields' integration")
 
-        @model_validator(mode="before")
-        @classmethod
-        def _from_preset(cls, given: Any) -> Any:
-            preset = dict(PRESETS.get(given.get("preset", "paper"), {}))
-            if "steps" in given or "epochs" in given:
-                preset = {k: v for k, v in preset.items() if k not in ("steps", "epochs")}
-            return {**preset, **given}
-
         @model_validator(mode="after")
         def _somewhere_to_learn(self) -> "PseudoCT.Options":
             if not self.train_on:
@@ -92,36 +88,22 @@ class PseudoCT(Method):
 
     options: Options
 
-    def __init__(self, options: Any = None, dimension: int = 3, context: Any = None):
-        if dimension == 2:
-            options = {**PRESETS_2D.get((options or {}).get("preset", "paper"), {}), **(options or {})}
-        super().__init__(options, dimension, context)
-        crop = self.options.crop
-        if crop is not None and len(crop) != dimension:
-            raise ConfigError(f"method pseudo_ct: crop {list(crop)} has {len(crop)} axes, and it works in {dimension}")
-        self._loaded: tuple[UNet, dict[str, Any]] | None = None
-
     def train(self, store: CaseStore) -> dict[str, Any]:
         """Train on the pairs of the splits that `train_on` names; the last weights go to ``weights.pt``."""
-        from modalign.digest import code_digest
         from modalign.seeds import generator
-        from modalign.training import checkpoint, equivariance
+        from modalign.training import equivariance
         from modalign.training.devices import make_deterministic
-        from modalign.training.loop import Networks, Phases, fit
+        from modalign.training.loop import Networks, Phases
         from modalign.training.misaligned_pairs import MisalignedPairs, write_pairs
-        from modalign.training.registration import save_weights
 
-        options, context = self.options, self.context
-        if context.model is None:
-            raise ModalignError("training needs a folder for the weights: name it as the model")
-        state = context.state or context.model / "state"
+        options, context, state = self.options, self.context, self._state
         ids = store.ids(options.train_on)
         if not ids:
             splits = " and ".join(options.train_on)
             raise DataError(f"{store.folder} has no cases in {splits}: give the data set's split some, or set train_on")
         packed, spacing_mm = write_pairs(store, ids, state / "pairs.h5", rigid=options.rigid, context=context)
         spacing_mm = spacing_mm[: self.dimension]
-        purpose = (store.dataset, "pseudo_ct")
+        purpose = (store.dataset, self.name)
         pairs = MisalignedPairs(packed, self.dimension, options, context.seed, purpose)
         make_deterministic(context.seed, context.device, context.threads, *purpose, "initial weights")
         networks = self._networks()
@@ -150,23 +132,9 @@ class PseudoCT(Method):
             terms = equivariance.synthesis_terms(discriminator, views, spacing_mm, weights)
             yield ("generator", "cross", "intra"), terms
 
-        code = code_digest("modalign.methods.pseudo_ct")
-        settings = {**options.model_dump(), "dimension": self.dimension, "threads": context.threads}
-        settings = {k: v for k, v in settings.items() if k != "checkpoint_seconds"} | {"device": context.device}
-        record = fit(
-            networks,
-            losses,
-            pairs,
-            options,
-            state,
-            checkpoint.fingerprint(settings, pairs.digest, code, context.seed),
-            seed=context.seed,
-            device=context.device,
-            threads=context.threads,
-            rate_factors={"discriminator": options.discriminator_rate},
-        )
-        about = {"options": options.model_dump(mode="json"), "dimension": self.dimension}
-        save_weights(context.model / "weights.pt", networks["generator"].state_dict(), **about)
+        rates = {"discriminator": options.discriminator_rate}
+        record = self._descend(networks, losses, pairs, pairs.digest, rate_factors=rates)
+        self._save(networks["generator"])
         return {**record, "trained_on": ids}
 
     def align(self, case: Case) -> Alignment:
@@ -177,22 +145,18 @@ class PseudoCT(Method):
 
         check_images(case)
         torch.set_num_threads(self.context.threads)
-        if self._loaded is None:
-            self._loaded = self._load()
-        network, about = self._loaded
-        fixed = torch.from_numpy(normalised_fixed(case)).to(self.context.device)
-        images = fixed.permute(2, 0, 1)[:, None] if self.dimension == 2 else fixed[None, None]
+        network, about = self._ready
+        images = to_batch(normalised_fixed(case), self.dimension).to(self.context.device)
         with torch.no_grad():
             made = blended(network, images, about["options"]["crop"])
-        made = made[:, 0].permute(1, 2, 0) if self.dimension == 2 else made[0, 0]
-        return Alignment(case.fixed.like(from_network(made.cpu().numpy(), case)))
+        return Alignment(case.fixed.like(from_network(to_volume(made), case)))
 
     def _networks(self) -> "dict[str, Any]":
         from modalign.networks.pseudo_ct import WIDTHS, Discriminator, RegistrationNet
 
         widths, dimension = WIDTHS[self.options.preset], self.dimension
         networks = {
-            "generator": self._generator(),
+            "generator": self._network(),
             "cross": RegistrationNet(dimension, 4, widths.registration),
             "intra": RegistrationNet(dimension, dimension + 4, widths.registration),
         }
@@ -200,21 +164,8 @@ class PseudoCT(Method):
             networks["discriminator"] = Discriminator(dimension, widths.discriminator)
         return networks
 
-    def _generator(self) -> "UNet":
+    def _network(self) -> "UNet":
         from modalign.networks.pseudo_ct import WIDTHS, UNet
 
         widths = WIDTHS[self.options.preset]
         return UNet(self.dimension, 1, 1, widths.generator, widths.groups, slope=0.01)
-
-    def _load(self) -> "tuple[UNet, dict[str, Any]]":
-        from modalign.training.registration import load_weights
-
-        if self.context.model is None:
-            raise ConfigError("method pseudo_ct has to be trained first: name the folder of its model")
-        about = load_weights(self.context.model / "weights.pt")
-        if about["dimension"] != self.dimension:
-            message = f"{self.context.model} was trained in {about['dimension']} dimensions, not in {self.dimension}"
-            raise ConfigError(f"{message}: train it again")
-        network = self._generator()
-        network.load_state_dict(about["weights"])
-        return network.to(self.context.device).eval(), about

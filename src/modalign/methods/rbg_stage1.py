@@ -110,7 +110,7 @@ class RbgStage1(Translation):
         self._noise = torch_random(self.context.device, self.context.seed, case.dataset, case.id, "rbg_stage1", "noise")
         return super().align(case)
 
-    def _generators(self) -> "nn.Module":
+    def _network(self) -> "nn.Module":
         from modalign.networks.padain import Stage1, Synthesis
 
         options = self.options

@@ -105,7 +105,7 @@ class RegGan(Translation):
         """The contrasts in which fakes are made and judged."""
         return ("moving", "fixed") if self.options.directions == "both" else ("moving",)
 
-    def _generators(self) -> "nn.Module":
+    def _network(self) -> "nn.Module":
         from modalign.networks.gan import ResnetGenerator
         from modalign.networks.reggan import TranslateAndRegister
         from modalign.networks.resunet import ResUnet

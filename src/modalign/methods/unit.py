@@ -69,7 +69,7 @@ class Unit(FeatureTranslation):
                 raise ValueError(f"shared_blocks is {self.shared_blocks}, and there are {self.blocks} blocks")
             return self
 
-    def _generators(self) -> "Network":
+    def _network(self) -> "Network":
         from modalign.networks.munit import Unit as Network
 
         options = self.options

@@ -30,12 +30,12 @@ class VoxelMorph(LearnedRegistration):
     label = "VoxelMorph"
     dimensions = frozenset({2, 3})
     source = "Balakrishnan et al. 2019 (network, loss); RbG and IMSE (training for images of two modalities)"
-    presets_3d = PRESETS_3D
 
     class Options(RegistrationOptions):
         """Settings of VoxelMorph."""
 
         presets = PRESETS
+        presets_by_dimension = {3: PRESETS_3D}
         smoothness = {"mse": 0.01, "ncc": 1.0, "mi": 2.0, "mind": 0.5}
 
         preset: Literal["paper", "small", "imse2d", "imse3d", "imse3d-pure"] = Field(

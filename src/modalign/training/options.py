@@ -1,10 +1,14 @@
 """The settings of a training that every learned method shares."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from modalign.methods.base import MethodOptions
+
+BUDGETS = frozenset({"steps", "epochs"})
+"""Of these options, one says how long to learn."""
 
 
 class TrainingOptions(MethodOptions):
@@ -35,6 +39,16 @@ class TrainingOptions(MethodOptions):
     checkpoint_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 = after every step")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field("32", description="number format, mixed on cuda only")
     devices: int = Field(1, ge=1, description="how many GPUs of this machine share the batch; on a CPU, 1")
+
+    @classmethod
+    def completed(cls, given: Mapping[str, Any], *presets: Mapping[str, Any]) -> dict[str, Any]:
+        """As ever, but a budget overrides any earlier one, be it in steps or in epochs."""
+        found: dict[str, Any] = {}
+        for options in (*presets, given):
+            if not options.keys().isdisjoint(BUDGETS):
+                found = {option: value for option, value in found.items() if option not in BUDGETS}
+            found |= options
+        return found
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingOptions":
