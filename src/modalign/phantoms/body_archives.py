@@ -13,7 +13,7 @@ from modalign.phantoms.body_scans import covering, ct_scan, mr_scan, scan_twice,
 from modalign.phantoms.motion import Motion, random_motion
 from modalign.phantoms.mr import signal_table, spoiled_gradient_echo
 from modalign.phantoms.pelvis import LABELS as PELVIS_LABELS
-from modalign.phantoms.pelvis import Pelvis, draw_pelvis
+from modalign.phantoms.pelvis import Implant, Pelvis, draw_pelvis
 from modalign.phantoms.pelvis import label_of as pelvis_label_of
 from modalign.phantoms.tissues import TISSUES
 from modalign.seeds import generator
@@ -21,6 +21,8 @@ from modalign.volumes import Grid, Volume, write_volume
 
 Size = tuple[int, int, int]
 
+IMPLANTS: dict[int, Implant] = {1: "nail", 5: "hip"}
+"""Of every sixteen patients of the pelvis archive, those with metal."""
 _PELVIS_FIELD_MM = (480.0, 400.0, 250.0)
 _PELVIS_MIDDLE = (0.0, 0.0, 12.0)
 _ABDOMEN_LABELS = {1: "liver", 2: "spleen", 3: "right kidney", 4: "left kidney"}
@@ -32,7 +34,7 @@ def write_synthrad_pelvis(folder: Path, patient: int, size: Size, seed: int) -> 
 
     MR and CT share one grid of `size` voxels that covers 480 x 400 x 250 mm, so 480 x 400 x 100 voxels are the
     archive's 1 x 1 x 2.5 mm. Centre A scans T1w gradient echoes at 1.5 T, centre C at 3 T. Women and men alternate
-    within each centre. One patient in eight has a metal hip.
+    within each centre. Of sixteen patients one has a metal hip, and one a nail in the thigh.
     """
     archive = "synthrad2023-task1-pelvis"
     centre, number = "AC"[patient % 2], patient // 2 + 1
@@ -40,7 +42,8 @@ def write_synthrad_pelvis(folder: Path, patient: int, size: Size, seed: int) -> 
     rng = generator(seed, archive, str(patient), "anatomy")
     male = (patient + patient // 2 + seed) % 2 == 0
     grid = covering(size, _PELVIS_FIELD_MM, _PELVIS_MIDDLE)
-    body = draw_pelvis(rng, male=male, implant=bool(rng.random() < 1 / 8), detail_mm=_detail(grid))
+    implant = IMPLANTS.get(patient % 16)
+    body = draw_pelvis(rng, male=male, implant=implant, left=bool(rng.random() < 0.5), detail_mm=_detail(grid))
     bladder, rectum = _change(rng, 0.30), _change(rng, 0.25)
     motion = _pelvis_motion(rng, body, grid, bladder, rectum, deformation_mm=float(rng.uniform(4, 6)))
     pair = scan_twice(body.anatomy, motion, (grid, grid), rng)

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -58,6 +59,9 @@ _PARTS = {
     "sacrum": ("sacrum_",),
     "spinal_cord": ("thecal_sac", "nerve_roots"),
 }
+
+
+Implant = Literal["hip", "nail"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +123,20 @@ def label_of(anatomy: Anatomy) -> dict[str, int]:
 
 
 def draw_pelvis(
-    rng: np.random.Generator, *, male: bool | None = None, implant: bool = False, detail_mm: float = 2.0
+    rng: np.random.Generator,
+    *,
+    male: bool | None = None,
+    implant: Implant | None = None,
+    left: bool = False,
+    detail_mm: float = 2.0,
 ) -> Pelvis:
     """Draw a patient.
 
     Args:
         rng: the source of randomness.
         male: None to draw the sex.
-        implant: whether the right hip joint is replaced by metal.
+        implant: metal: a prosthesis of the hip joint, or a nail in the thigh with a screw in its neck.
+        left: on which side it is.
         detail_mm: lattice steps that bones are tabulated with.
     """
     male = bool(rng.random() < 0.5) if male is None else male
@@ -147,8 +157,8 @@ def draw_pelvis(
         *organ_structures(organs, rng, folds, lumps),
         *bone_structures(bones, cortex_mm=float(rng.uniform(1.5, 2.1))),
     ]
-    if implant:
-        structures += _implant()
+    if implant is not None:
+        structures.append(_implant(implant, -1 if left else 1))
     uneven = wobble(rng, BODY, [(70.0, 3.0), (13.0, 0.7)], 6.0)
     inverse_scale = (1 / scale).astype(np.float32)[:, None]
 
@@ -226,10 +236,20 @@ def _wall_tables(detail_mm: float) -> tuple[Lattice, Lattice]:
     return sampled(outer, box, 2 * detail_mm), sampled(intersection(outer, front), box, 2 * detail_mm)
 
 
-def _implant() -> list[Structure]:
-    head = ellipsoid((90, 0, 0), (16, 16, 16))
-    stem = tube([(90, 0, 0), (122, -7, -32), (117, -4, -80), (111, 2, -140)], [7, 8, 6.5, 4.5])
-    cup = difference(ellipsoid((90, 0, 0), (27, 27, 27)), ellipsoid((90, 0, 0), (23, 23, 23)))
-    socket = intersection(cup, half_space((97, 4, -6), (0.8, 0.35, -0.5)))
-    path = [(62, -30, -145), (150, 30, 30)]
-    return [solid("implant_right", "metal", union(head, stem, socket), path)]
+def _implant(kind: Implant, side: int) -> Structure:
+    """The metal of one hip; `side` is 1 (right) or -1."""
+
+    def path(*points: tuple[float, float, float]) -> list[tuple[float, float, float]]:
+        return [(side * x, y, z) for x, y, z in points]
+
+    (joint,) = path((90, 0, 0))
+    if kind == "nail":
+        nail = tube(path((122, -6, -18), (117, -4, -80), (111, 2, -140)), 6.0)
+        metal = union(nail, tube(path((88, 0, 2), (124, -7, -34)), 5.0))
+    else:
+        stem = tube(path((90, 0, 0), (122, -7, -32), (117, -4, -80), (111, 2, -140)), [7, 8, 6.5, 4.5])
+        cup = difference(ellipsoid(joint, (27, 27, 27)), ellipsoid(joint, (23, 23, 23)))
+        socket = intersection(cup, half_space((side * 97, 4, -6), (side * 0.8, 0.35, -0.5)))
+        metal = union(ellipsoid(joint, (16, 16, 16)), stem, socket)
+    around = path((62, -30, -145), (150, 30, 30))
+    return solid(f"implant_{'right' if side > 0 else 'left'}", "metal", metal, around)
