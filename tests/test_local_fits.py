@@ -17,7 +17,7 @@ from modalign.report.local_fits import (
     polynomial_basis,
     unit_intensity,
 )
-from modalign.report.paper_figures import figures_of, make_paper_figure
+from modalign.report.paper_figures import RowFiles, figures_of, make_paper_figure
 from modalign.volumes import Volume, write_volume
 
 SHAPE = (36, 34, 12)
@@ -104,6 +104,10 @@ def store(tmp_path, pair):
     return CaseStore(tmp_path / "store")
 
 
+def row_files(store, aligned):
+    return RowFiles(store.folder, store.folder, (aligned,), ())
+
+
 def test_the_figure_shows_the_case_that_locor_aligned_best(store, tmp_path, pair, monkeypatch):
     monkeypatch.setattr("modalign.report.local_fits.ITERATIONS", 20)
     aligned = tmp_path / "aligned"
@@ -111,25 +115,25 @@ def test_the_figure_shows_the_case_that_locor_aligned_best(store, tmp_path, pair
         write_volume(aligned / case / "image.nii.gz", Volume(pair[0].astype(np.float32)))
     runs = [{"case": c, "ok": True, "notes": {"similarity": loss}} for c, loss in (("a", -3.0), ("b", -5.0))]
     write_json(aligned / "run-1-of-1.json", {"cases": runs})
-    make_paper_figure("locor", "1", store.folder, aligned, tmp_path / "figure_1")
+    make_paper_figure("locor", "1", [row_files(store, aligned)], tmp_path / "figure_1")
     note = read_json(tmp_path / "figure_1.json")
     assert note["caption"].startswith("Case b, which Locor aligned with the lowest loss")
     assert "aligned CT against fixed T1 in 3 windows" in note["alt"]
     assert (tmp_path / "figure_1.png").stat().st_size < 200_000
     assert (tmp_path / "figure_1.pdf").is_file()
     first = (tmp_path / "figure_1.png").read_bytes()
-    make_paper_figure("locor", "1", store.folder, aligned, tmp_path / "figure_1")
+    make_paper_figure("locor", "1", [row_files(store, aligned)], tmp_path / "figure_1")
     assert (tmp_path / "figure_1.png").read_bytes() == first
 
 
 def test_without_an_aligned_case_it_says_so(store, tmp_path):
     write_json(tmp_path / "aligned" / "run-1-of-1.json", {"cases": [{"case": "a", "ok": False, "error": "x"}]})
     with pytest.raises(DataError, match="has no aligned test case: Locor failed on all of them"):
-        make_paper_figure("locor", "1", store.folder, tmp_path / "aligned", tmp_path / "figure_1")
+        make_paper_figure("locor", "1", [row_files(store, tmp_path / "aligned")], tmp_path / "figure_1")
 
 
 def test_figures_are_drawn_where_their_method_runs():
     assert [f.number for f in figures_of("locor", {("cermep-t1-ct", "locor")})] == ["1"]
     assert figures_of("locor", {("ixi-t2-pd", "locor")}) == []
-    with pytest.raises(ConfigError, match=r"figure 9 of locor is not regenerated; these are: locor 1"):
-        make_paper_figure("locor", "9", None, None, None)
+    with pytest.raises(ConfigError, match=r"figure 9 of locor is not regenerated; these are: .*locor 1"):
+        make_paper_figure("locor", "9", [], None)

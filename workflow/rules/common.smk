@@ -189,11 +189,7 @@ def pseudo_images(wildcards):
     )
     if method in (None, wildcards.method):
         return []
-    variant = PLAN.variants[method]
-    return [
-        f"results/aligned/{dataset}/{method}/seed{variant.seeds[0]}/run-{i}-of-{variant.shards}.json"
-        for i in range(1, variant.shards + 1)
-    ]
+    return first_runs(dataset, method)
 
 
 def folder_option(name, files):
@@ -256,11 +252,7 @@ def dataset_cells(dataset):
 
 def shown_runs(dataset):
     """The status files of all methods on a data set, each with its first seed."""
-    return [
-        f"results/aligned/{dataset}/{method}/seed{PLAN.variants[method].seeds[0]}/run-{i}-of-{PLAN.variants[method].shards}.json"
-        for _, method in dataset_cells(dataset)
-        for i in range(1, PLAN.variants[method].shards + 1)
-    ]
+    return [path for cell in dataset_cells(dataset) for path in first_runs(*cell)]
 
 
 def shown_segmentations(dataset):
@@ -308,14 +300,30 @@ def figure_of(wildcards):
     return paper_figure(wildcards.paper, wildcards.figure)
 
 
-def figure_runs(wildcards):
-    """The status files of the alignments that a figure of a paper shows, those of the first seed."""
-    figure = figure_of(wildcards)
-    variant = PLAN.variants[figure.method]
-    folder = f"results/aligned/{figure.dataset}/{figure.method}/seed{variant.seeds[0]}"
+def first_runs(dataset, method):
+    """The status files of the alignments of a method, those of its first seed."""
+    variant = PLAN.variants[method]
     return [
-        f"{folder}/run-{i}-of-{variant.shards}.json"
+        f"{first_aligned(dataset, method)}/run-{i}-of-{variant.shards}.json"
         for i in range(1, variant.shards + 1)
+    ]
+
+
+def first_aligned(dataset, method):
+    """The folder of the alignments of a method, those of its first seed."""
+    return f"results/aligned/{dataset}/{method}/seed{PLAN.variants[method].seeds[0]}"
+
+
+def figure_rows(wildcards):
+    """Where the results of each row of a paper's figure lie."""
+    return [
+        {
+            "store": f"results/cases/{row.dataset}",
+            "index": f"results/data/{row.dataset}",
+            "aligned": [first_aligned(row.dataset, name) for name, _ in row.methods],
+            "metrics": metrics_of((row.dataset, name) for name, _ in row.methods),
+        }
+        for row in figure_of(wildcards).rows
     ]
 
 

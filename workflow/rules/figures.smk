@@ -1,7 +1,12 @@
 rule make_paper_figure:
     input:
-        runs=figure_runs,
-        store=lambda wildcards: f"results/cases/{figure_of(wildcards).dataset}/cases.json",
+        runs=lambda wildcards: [
+            path
+            for cell in sorted(figure_of(wildcards).cells)
+            for path in first_runs(*cell)
+        ],
+        metrics=lambda wildcards: metrics_of(sorted(figure_of(wildcards).cells)),
+        stores=lambda wildcards: stores_of(figure_of(wildcards).cells),
     output:
         report(
             "results/papers/{paper}/figure_{figure}.png",
@@ -22,8 +27,7 @@ rule make_paper_figure:
         mem_mb=8000,
         runtime=120,
     params:
-        store=subpath(input.store, parent=True),
-        aligned=lambda wildcards, input: Path(input.runs[0]).parent,
+        rows=lambda wildcards: as_argument(figure_rows(wildcards)),
         stem=subpath(output.note, strip_suffix=".json"),
         seed=config["seed"],
         code=lambda wildcards: code_digest(
@@ -31,5 +35,5 @@ rule make_paper_figure:
             figure_of(wildcards).function.split(":")[0],
         ),
     shell:
-        "python -m modalign paper-figure {wildcards.paper} {wildcards.figure} {params.store:q} {params.aligned:q} "
+        "python -m modalign paper-figure {wildcards.paper} {wildcards.figure} --rows {params.rows} "
         "--seed {params.seed} --out {params.stem:q} > {log:q} 2>&1"

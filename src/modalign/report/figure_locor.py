@@ -25,6 +25,7 @@ from modalign.report.local_fits import (
     unit_intensity,
     window_box,
 )
+from modalign.report.paper_figures import PaperFigure, RowFiles
 from modalign.volumes import read_volume
 
 if TYPE_CHECKING:
@@ -50,22 +51,23 @@ class Side:
     data: np.ndarray
 
 
-def make_local_fits(store: Path, aligned: Path, stem: Path, *, seed: int = 0) -> FigureNote:
+def make_local_fits(described: PaperFigure, rows: Sequence[RowFiles], stem: Path, *, seed: int = 0) -> FigureNote:
     """Draw ``stem.{png,pdf}``: the test case on which Locor ended with the lowest loss, windows, and the fits in them.
 
     The basis functions are those that Locor learns for the pair as it was aligned: its loss is minimised by them
     alone, at full resolution and on the intensities alone, so that they can be drawn as curves.
 
     Args:
-        store: case store.
-        aligned: folder of Locor's alignments.
+        described: what the figure shows.
+        rows: where the results of its one row, with Locor alone, lie.
         stem: path without suffix.
         seed: seeds the basis functions.
 
     Raises:
         DataError: no test case has been aligned.
     """
-    cases = CaseStore(store)
+    (files,) = rows
+    cases, aligned = CaseStore(files.store), files.aligned[0]
     shown = _best_aligned(aligned, cases.ids(["test"]))
     case = cases.load(shown, INPUTS)
     image = read_volume(aligned / shown / "image.nii.gz").data
@@ -92,7 +94,7 @@ def make_local_fits(store: Path, aligned: Path, stem: Path, *, seed: int = 0) ->
     with figure(WIDTH, HEIGHT) as made:
         _draw(made, sides, case.fixed.spacing, inside, fits)
         save_figure(made, stem)
-    return _note(stem, case, fits, sides)
+    return _note(described.title, stem, case, fits, sides)
 
 
 def _best_aligned(aligned: Path, ids: Sequence[str]) -> str:
@@ -184,7 +186,7 @@ def _mark(axes: "Axes", fit: Fit, spacing: np.ndarray, text: str) -> None:
     axes.annotate(text, place, color=YELLOW, weight="bold", xytext=(2, 1), textcoords="offset points")
 
 
-def _note(stem: Path, case: Case, fits: Sequence[Fit], sides: Sequence[Side]) -> FigureNote:
+def _note(title: str, stem: Path, case: Case, fits: Sequence[Fit], sides: Sequence[Side]) -> FigureNote:
     errors = {name: ", ".join(f"{100 * fit.errors[name]:.1f}" for fit in fits) for name in LINES}
     numbers = (
         f"Weighted root mean squared residuals in percent of the range, windows 1 to {len(fits)}: learned "
@@ -192,7 +194,7 @@ def _note(stem: Path, case: Case, fits: Sequence[Fit], sides: Sequence[Side]) ->
     )
     return FigureNote(
         f"{stem.name}.png",
-        "Intensity pairs in local windows, with locally fitted functions",
+        title,
         f"Case {case.id}, which Locor aligned with the lowest loss. Left: the slice with {len(fits)} windows of "
         f"{2 * REACH + 1} voxels a side, where both images vary most; middle: the windows. Right: each point is a "
         f"voxel, the larger and darker the closer it is to the centre (Gaussian, standard deviation {WINDOW_SIGMA:g} "

@@ -16,6 +16,10 @@ SKULL_SHARE = 0.1
 """A CT in which a larger part of the body is bone (above 300 HU) is shown in the bone window: a head, mostly skull."""
 
 
+Box = tuple[tuple[int, int], tuple[int, int]]
+"""First and last + 1 voxel along both axes of a slice."""
+
+
 @dataclass(frozen=True)
 class Window:
     """The range of physical values that spans black to white.
@@ -50,6 +54,8 @@ def choose_window(stored: np.ndarray, intensity: Intensity) -> Window:
         body = physical[physical > -300]
         bone = body.size > 0 and float(np.mean(body > 300)) > SKULL_SHARE
         low, high = BONE_HU if bone else SOFT_TISSUE_HU
+        # Scans that were clipped would be shown in dark greys alone.
+        high = min(high, max(float(physical.max()), low + 100))
         return Window(low, high, intensity, f"{'bone' if bone else 'soft tissue'} window, {low:.0f} to {high:.0f} HU")
     foreground = physical[physical > physical.min()]
     if not foreground.size:
@@ -82,6 +88,34 @@ def show_slice(
     )
     axes.set_xlim(extent[1], extent[0])
     axes.set_aspect("equal")
+
+
+def limit(axes: "Axes", box: Box, spacing: np.ndarray) -> None:
+    """Show no more of a slice from :func:`show_slice` than a box."""
+    left, right, low, high = edges(box, spacing)
+    axes.set_xlim(right, left)
+    axes.set_ylim(low, high)
+
+
+def draw_box(axes: "Axes", box: Box, spacing: np.ndarray, colour: str) -> None:
+    """Draw the outline of a box on a slice from :func:`show_slice`."""
+    from matplotlib.patches import Rectangle
+
+    left, right, low, high = edges(box, spacing)
+    axes.add_patch(Rectangle((left, low), right - left, high - low, fill=False, edgecolor=colour, linewidth=0.9))
+
+
+def write_on(axes: "Axes", text: str) -> None:
+    """Write into the upper left corner of a picture."""
+    dark = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
+    axes.text(0.02, 0.975, text, ha="left", va="top", transform=axes.transAxes, color="white", fontsize=8.5, bbox=dark)
+
+
+def edges(box: Box, spacing: np.ndarray) -> tuple[float, float, float, float]:
+    """Where a box begins and ends along R and A, in mm from the first voxel's centre."""
+    (x0, x1), (y0, y1) = box
+    sx, sy = spacing[:2]
+    return (x0 - 0.5) * sx, (x1 - 0.5) * sx, (y0 - 0.5) * sy, (y1 - 0.5) * sy
 
 
 def checkerboard(first: np.ndarray, second: np.ndarray, square: tuple[int, int]) -> np.ndarray:

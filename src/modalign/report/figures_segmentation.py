@@ -57,8 +57,9 @@ def make_segmentations(
     if not shown:
         return None
     case_store = CaseStore(store)
-    values = read_values(metrics, case_store.ids(["test"]))
-    case = case_store.load(typical_cases(case_store, values, 1)[0])
+    tested = case_store.ids(["test"])
+    values = read_values(metrics, tested)
+    case = case_store.load(typical_cases(tested, values, 1)[0])
     if case.fixed_labels is None:
         raise DataError(f"{store}: case {case.id} is segmented, but its fixed scan has no labels to compare with")
     names = case_store.label_names

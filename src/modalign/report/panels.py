@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modalign.cases import CaseStore
-from modalign.report.figures_display import checkerboard, draw_contours, draw_grid, show_slice, square_size
+from modalign.report.figures_display import (
+    checkerboard,
+    draw_box,
+    draw_contours,
+    draw_grid,
+    limit,
+    show_slice,
+    square_size,
+    write_on,
+)
 from modalign.report.figures_style import RED, YELLOW, FigureNote, figure, number, save_figure
 from modalign.report.figures_values import UNALIGNED, read_values
-from modalign.report.panels_scene import Box, Scene, View, make_scene, typical_cases
+from modalign.report.panels_scene import Scene, View, make_scene, typical_cases
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,9 +57,10 @@ def make_panels(
         DataError: the store or an alignment can't be read.
     """
     case_store = CaseStore(store)
-    values = read_values(metrics, case_store.ids(["test"]))
+    tested = case_store.ids(["test"])
+    values = read_values(metrics, tested)
     runs = sorted(runs, key=lambda run: run[0] != UNALIGNED)
-    scenes = [make_scene(case_store, case, runs, values) for case in typical_cases(case_store, values, cases)]
+    scenes = [make_scene(case_store, case, runs, values) for case in typical_cases(tested, values, cases)]
     heights = [_row_height(scene) for scene in scenes]
     rows = [_rows(scene, labels or {}) for scene in scenes]
     columns = 5
@@ -108,11 +118,6 @@ def _title(made: "Figure", top: float, title: str, values: str = "") -> None:
     made.text(1 - left, line, values, ha="right", va="center", fontsize=9.5, color="#222222")
 
 
-def _name(axes: "Axes", text: str) -> None:
-    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
-    axes.text(0.02, 0.975, text, ha="left", va="top", transform=axes.transAxes, color="white", fontsize=8.5, bbox=box)
-
-
 def _draw_target(made: "Figure", scene: Scene, top: float, height: float) -> None:
     """The fixed scan, and the moving modality as it would look there."""
     known = scene.true_image is not None
@@ -122,10 +127,10 @@ def _draw_target(made: "Figure", scene: Scene, top: float, height: float) -> Non
     what = "truth" if known else "fixed"
     first, detail, fourth = (_axes(made, column, top, height) for column in (0, 2, 3))
     _show(first, fixed, scene, "fixed")
-    _outline(first, scene)
+    draw_box(first, scene.box, scene.spacing, YELLOW)
     _show(detail, target, scene, what)
     draw_contours(detail, fixed, scene.spacing, YELLOW)
-    _limit(detail, scene, scene.box)
+    limit(detail, scene.box, scene.spacing)
     _show(fourth, target, scene, what)
     if known:
         board = _axes(made, 1, top, height)
@@ -144,16 +149,16 @@ def _draw_row(made: "Figure", scene: Scene, title: str, view: View, top: float, 
     fixed, grey = scene.fixed_window.grey(scene.fixed), scene.moving_window.grey(view.image)
     first, board, detail, fourth, last = (_axes(made, column, top, height) for column in range(5))
     _show(first, grey, scene)
-    _outline(first, scene)
+    draw_box(first, scene.box, scene.spacing, YELLOW)
     _show(board, checkerboard(fixed, grey, square_size(grey.shape, scene.spacing)), scene)
     _show(detail, grey, scene)
     draw_contours(detail, fixed, scene.spacing, YELLOW)
-    _limit(detail, scene, scene.box)
+    limit(detail, scene.box, scene.spacing)
     if scene.true_image is not None:
-        limit = difference_limit(scene)
+        reach = difference_limit(scene)
         difference = (view.image.astype(np.float32) - scene.true_image) * scene.moving_window.intensity.scale
-        show_slice(fourth, difference, scene.spacing, limits=(-limit, limit), colours=DIFFERENCES)
-        _limit(fourth, scene, scene.frame)
+        show_slice(fourth, difference, scene.spacing, limits=(-reach, reach), colours=DIFFERENCES)
+        limit(fourth, scene.frame, scene.spacing)
     else:
         _show(fourth, grey, scene)
         draw_contours(fourth, fixed, scene.spacing, YELLOW)
@@ -165,15 +170,15 @@ def _draw_row(made: "Figure", scene: Scene, title: str, view: View, top: float, 
 
 def _show(axes: "Axes", grey: np.ndarray, scene: Scene, name: str = "") -> None:
     show_slice(axes, grey, scene.spacing)
-    _limit(axes, scene, scene.frame)
+    limit(axes, scene.frame, scene.spacing)
     if name:
-        _name(axes, name)
+        write_on(axes, name)
 
 
 def _draw_deformation(axes: "Axes", scene: Scene, field: np.ndarray, folded: np.ndarray) -> None:
     axes.set_aspect("equal")
     draw_grid(axes, field, folded, scene.spacing, ("#33557a", RED))
-    _limit(axes, scene, scene.frame)
+    limit(axes, scene.frame, scene.spacing)
 
 
 def _draw_failure(made: "Figure", reason: str, top: float, height: float) -> None:
@@ -184,25 +189,6 @@ def _draw_failure(made: "Figure", reason: str, top: float, height: float) -> Non
         spine.set(visible=True, color="#999999", linestyle=(0, (4, 3)))
     words = "\n".join(textwrap.wrap(reason, 80)[:5])
     axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color="#8a1c1c", fontsize=10)
-
-
-def _corners(box: Box, spacing: np.ndarray) -> tuple[float, float, float, float]:
-    (x0, x1), (y0, y1) = box
-    sx, sy = spacing[:2]
-    return (x0 - 0.5) * sx, (x1 - 0.5) * sx, (y0 - 0.5) * sy, (y1 - 0.5) * sy
-
-
-def _outline(axes: "Axes", scene: Scene) -> None:
-    from matplotlib.patches import Rectangle
-
-    left, right, low, high = _corners(scene.box, scene.spacing)
-    axes.add_patch(Rectangle((left, low), right - left, high - low, fill=False, edgecolor=YELLOW, linewidth=0.9))
-
-
-def _limit(axes: "Axes", scene: Scene, box: Box) -> None:
-    left, right, low, high = _corners(box, scene.spacing)
-    axes.set_xlim(right, left)
-    axes.set_ylim(low, high)
 
 
 def difference_limit(scene: Scene) -> float:
@@ -220,17 +206,17 @@ def _words(scenes: Sequence[Scene], store: CaseStore) -> tuple[str, str]:
     first = scenes[0]
     known = first.true_image is not None
     places = ", ".join(f"{scene.case} (axial slice {scene.z + 1} of {scene.depth})" for scene in scenes)
-    how = "displacement is largest" if first.misaligned_mm is not None else "the edges of the scans differ most"
+    how = "displaced edges are strongest" if first.misaligned_mm is not None else "the edges of the scans differ most"
     unit = first.moving_window.intensity.unit
     fixed, moving = (str(store.manifest.get(f"{k}_modality", k)).upper() for k in ("fixed", "moving"))
-    limit = difference_limit(first)
+    reach = difference_limit(first)
     parts = [
         f"Test case {places}, close to the median of all cases; slice and detail are where the {how}"
         + (f" ({first.misaligned_mm:.1f} mm on average)." if first.misaligned_mm is not None else "."),
         "Radiological display: the patient's right is on the left, anterior is up.",
         f"{moving}: {first.moving_window.text}; {fixed}: {first.fixed_window.text}; the same for all rows.",
         "Board: squares of fixed and aligned image in turns. Detail: the yellow box, with outlines of the fixed scan.",
-        f"Aligned − truth: purple too high, orange too low, full colour at ± {number(limit, 0)} ({unit})."
+        f"Aligned − truth: purple too high, orange too low, full colour at ± {number(reach, 0)} ({unit})."
         if known
         else "",
         "Deformation: where the field takes a regular grid of the fixed scan (its in-plane part); folded voxels red.",

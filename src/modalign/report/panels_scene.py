@@ -10,7 +10,7 @@ import numpy as np
 from modalign.cases import Case, CaseStore
 from modalign.methods.base import moving_on_fixed_grid
 from modalign.metrics.field import jacobian_determinant
-from modalign.report.figures_display import Window, choose_window
+from modalign.report.figures_display import Box, Window, choose_window
 from modalign.report.figures_values import Values, known_measure
 from modalign.spatial.fields import field_to_mm, read_itk_field
 from modalign.volumes import read_volume
@@ -21,8 +21,6 @@ DETAIL = 0.4
 """Part of each side of the frame that the enlarged detail takes."""
 INNER = 0.15
 """Part of the slices at either end that is never chosen: there, much of what moves isn't in both scans."""
-
-Box = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +83,27 @@ class Scene:
     views: tuple[View, ...]
 
 
-def make_scene(store: CaseStore, case_id: str, runs: Sequence[tuple[str, Path]], values: Values) -> Scene:
+def make_scene(
+    store: CaseStore,
+    case_id: str,
+    runs: Sequence[tuple[str, Path]],
+    values: Values,
+    z: int | None = None,
+    shown: Sequence[str] = SHOWN,
+) -> Scene:
     """Read a case and choose the slice and the detail in which fixed and moving differ most.
 
-    Where the true field is known, the slice is the one with the largest mean displacement among those whose mask has
-    at least half of the largest area, and the detail lies where displacement times image gradient is largest. Where it
-    isn't, the difference of the two scans' gradient magnitudes takes its place.
+    That is displacement times image gradient where the true field is known, and the difference of the two scans'
+    gradient magnitudes where it isn't: the slice is the one with the largest mean among those whose mask has at least
+    half of the largest area, and the detail lies where it is largest.
+
+    Args:
+        store: case store.
+        case_id: the case.
+        runs: variant and folder of its alignments.
+        values: of the measures.
+        z: index of the slice, if it is not to be chosen.
+        shown: measures that are written beside the pictures, where there are values.
     """
     case = moving_on_fixed_grid(store.load(case_id))
     windows = (
@@ -99,7 +112,8 @@ def make_scene(store: CaseStore, case_id: str, runs: Sequence[tuple[str, Path]],
     )
     inside = _foreground(case)
     score, displacement = _misalignment(case, windows, inside)
-    z = _slice(score if displacement is None else displacement, inside)
+    if z is None:
+        z = _slice(score, inside)
     truth = None if case.true_field is None else case.true_field[..., z]
     frame = _frame(inside[:, :, z])
     return Scene(
@@ -117,15 +131,14 @@ def make_scene(store: CaseStore, case_id: str, runs: Sequence[tuple[str, Path]],
         fixed_window=windows[0],
         moving_window=windows[1],
         misaligned_mm=None if displacement is None else float(displacement[:, :, z][inside[:, :, z]].mean()),
-        views=tuple(_view(case, method, folder, z, values) for method, folder in runs),
+        views=tuple(_view(case, method, folder, z, values, shown) for method, folder in runs),
     )
 
 
-def typical_cases(store: CaseStore, values: Values, count: int) -> list[str]:
-    """The test cases that methods do about averagely well on: those closest to the median of the first of
-    :data:`SHOWN` that has values, averaged over methods; without values, the first ones."""
-    ids = store.ids(["test"])
-    for metric in SHOWN:
+def typical_cases(ids: Sequence[str], values: Values, count: int, measures: Sequence[str] = SHOWN) -> list[str]:
+    """The cases that methods do about averagely well on: those closest to the median of the first of `measures` that
+    has values, averaged over methods; without values, the first ones."""
+    for metric in measures:
         found = [by_case for (_, name), by_case in values.per_case.items() if name == metric]
         means = {
             case: float(np.mean([v[case] for v in found if case in v])) for case in ids if any(case in v for v in found)
@@ -133,7 +146,7 @@ def typical_cases(store: CaseStore, values: Values, count: int) -> list[str]:
         if means:
             middle = float(np.median(list(means.values())))
             return sorted(means, key=lambda case: (abs(means[case] - middle), case))[:count]
-    return ids[:count]
+    return list(ids[:count])
 
 
 def _foreground(case: Case) -> np.ndarray:
@@ -195,7 +208,7 @@ def _folded(field: np.ndarray, z: int) -> np.ndarray:
     return jacobian_determinant(field[..., low : z + 2])[:, :, z - low] <= 0
 
 
-def _view(case: Case, method: str, folder: Path, z: int, values: Values) -> View:
+def _view(case: Case, method: str, folder: Path, z: int, values: Values, shown: Sequence[str]) -> View:
     reason = _failure(folder, case.id)
     path = folder / case.id / "image.nii.gz"
     if reason or not path.is_file():
@@ -207,7 +220,7 @@ def _view(case: Case, method: str, folder: Path, z: int, values: Values) -> View
         read_volume(path).data[:, :, z],
         None if field is None else field[..., z],
         None if field is None else _folded(field, z),
-        _written(values, method, case.id),
+        _written(values, method, case.id, shown),
     )
 
 
@@ -221,9 +234,9 @@ def _failure(folder: Path, case: str) -> str:
     return ""
 
 
-def _written(values: Values, method: str, case: str, most: int = 4) -> str:
+def _written(values: Values, method: str, case: str, shown: Sequence[str], most: int = 4) -> str:
     parts = []
-    for metric in SHOWN:
+    for metric in shown:
         value = values.per_case.get((method, metric), {}).get(case)
         measure = known_measure(metric)
         if value is not None and measure is not None:
