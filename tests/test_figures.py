@@ -108,11 +108,23 @@ def test_squares_are_square_in_mm():
 def test_ct_window_by_anatomy(skull, window, rng):
     stored = np.full(4000, -1.0)
     stored[:2000] = 0.04
-    stored[: int(2000 * skull)] = 0.9
+    stored[: int(2000 * skull)] = 1.2
     chosen = choose_window(stored.reshape(20, 20, 10), Intensity(1000.0, 0.0, "HU"))
     assert (chosen.low, chosen.high) == window
     low, high = chosen.grey(np.array([window[0] / 1000, window[1] / 1000]))
     assert (low, high) == pytest.approx((0, 1), abs=1e-6)
+
+
+def test_a_clipped_ct_is_shown_from_black_to_white():
+    stored = np.full((20, 20, 10), -1.0)
+    stored[5:15] = np.linspace(-0.1, 0.06, 10)
+    chosen = choose_window(stored, Intensity(1000.0, 0.0, "HU"))
+    assert (chosen.low, chosen.high) == (SOFT_TISSUE_HU[0], pytest.approx(60, abs=1e-4))
+
+
+def test_no_two_of_forty_methods_look_alike():
+    styles = figures_style.method_styles([f"m{i:02d}" for i in range(40)])
+    assert len(set(styles.values())) == 40
 
 
 def test_mr_window_ignores_outliers(rng):
@@ -189,7 +201,7 @@ def test_panels_show_results_differences_and_failures(run, tmp_path, drawn):
     note = panels.make_panels(store.folder, runs, metrics, tmp_path)
     (made,) = drawn
     values = read_values(metrics)
-    (case,) = typical_cases(store, values, 1)
+    (case,) = typical_cases(store.ids(), values, 1)
     texts = words(made)
     assert any(REASON in " ".join(text.split()) for text in texts)
     tre = values.per_case["affine-mi", "tre_mm"][case]
@@ -380,7 +392,7 @@ def test_figures_of_a_data_set_are_listed_and_stale_ones_go(run, tmp_path):
 def test_typical_case_is_near_the_median(run):
     store, _, metrics = run
     values = read_values(metrics)
-    (case,) = typical_cases(CaseStore(store.folder), values, 1)
+    (case,) = typical_cases(CaseStore(store.folder).ids(), values, 1)
     found = [values.per_case[m, "tre_mm"] for m in ("identity", "affine-mi")]
     means = {c: np.mean([v[c] for v in found]) for c in found[0]}
     distance = {c: abs(v - np.median(list(means.values()))) for c, v in means.items()}

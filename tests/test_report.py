@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from report_results import METHODS, PHANTOM, REAL, REASON, write_report, write_results
+from report_results import MEASURES, METHODS, PHANTOM, REAL, REASON, finish, write_report, write_results
 
 from modalign.errors import DataError
+from modalign.evaluate import measure_job
 from modalign.files import read_json, write_json
 from modalign.plan import make_plan
 from modalign.report import provenance
@@ -138,6 +139,24 @@ def test_summary_names_the_best_method_and_its_error(results, page):
     assert "affine-mi mean rank 1.00 of 2" in row
     assert "TRE 2.00 mm" in row
     assert lowest_true_error(read_dataset(results, REAL).comparison) is None
+
+
+def test_methods_without_a_field_are_ranked_by_the_measures_of_images(tmp_path):
+    folder = tmp_path / "results"
+    write_results(folder)
+    for case in ("p0", "p1", "p2", "p3", "p4", "p5"):
+        (folder / "aligned" / PHANTOM / "affine-mi" / "seed0" / case / "field.nii.gz").unlink()
+    run = folder / "aligned" / PHANTOM / "affine-mi" / "seed0" / "run-1-of-1.json"
+    store, tsv = folder / "cases" / PHANTOM, folder / "metrics" / PHANTOM / "affine-mi" / "seed0.tsv"
+    measure_job(store, [run], tsv, method="affine-mi", seed=0, measures=MEASURES)
+    finish(folder, PHANTOM)
+    ranking = read_json(folder / "comparisons" / PHANTOM / "ranking.json")[PHANTOM]
+    assert set(ranking["measures"]) == {"mae_hu", "gc", "nmi"}
+    assert [entry["method"] for entry in ranking["methods"]] == ["affine-mi", "identity"]
+    assert [entry["method"] for entry in ranking["of_fields"]["methods"]] == ["identity"]
+    assert set(ranking["of_fields"]["measures"]) == set(MEASURES)
+    text = visible(write_report(folder).read_text())
+    assert "All methods, by the measures that need no displacement field. Those that give one:" in text
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,9 @@ def compare_job(
 ) -> None:
     """Compare all methods of a data set by all its measures; write ``out/table.*`` and ``out/ranking.json``.
 
-    `labels` maps the variants to their names in the table; every other one is tested against `proposed`.
+    Where some methods give no displacement field, all are ranked by the measures that don't need one, and those with a
+    field once more by every measure (``of_fields`` in the JSON file). `labels` maps the variants to their names in the
+    table; every other one is tested against `proposed`.
     """
     from dataclasses import asdict
 
@@ -165,10 +167,19 @@ def compare_job(
     result = build_table(table, metrics, read_statuses(metrics), read_manifests([store]), options)
     write_table(result, out / "table")
     # Only the methods of some tables are segmented; a ranking takes methods that have every measure.
-    ranked = [name for name in shown if MEASURES[name].scope != "set" and "segmentation" not in MEASURES[name].needs]
-    per_case: Any = {name: MEASURES[name].better for name in ranked}
-    rankings = rank_methods(metrics, per_case, {dataset: CaseStore(store).ids(["test"])})
-    write_json(out / "ranking.json", {name: asdict(ranking) for name, ranking in rankings.items()})
+    per_case: Any = {
+        name: MEASURES[name].better
+        for name in shown
+        if MEASURES[name].scope != "set" and "segmentation" not in MEASURES[name].needs
+    }
+    of_images = {name: better for name, better in per_case.items() if "field" not in MEASURES[name].needs}
+    tested = {dataset: CaseStore(store).ids(["test"])}
+    by_all, by_images = (rank_methods(metrics, names, tested).get(dataset) for names in (per_case, of_images))
+    written: dict[str, Any] = {} if by_all is None else asdict(by_all)
+    # A translation has no field, and would be ranked nowhere.
+    if by_all is not None and by_images is not None and len(by_images.methods) > len(by_all.methods):
+        written = asdict(by_images) | {"of_fields": written if by_all.methods else None}
+    write_json(out / "ranking.json", {dataset: written} if written else {})
 
 
 def _table_options(

@@ -118,10 +118,7 @@ def _with_palette(png: bytes) -> bytes:
 def method_styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of every method; the unaligned reference is a grey circle."""
     others = [name for name in methods if name != UNALIGNED]
-    styles = {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[1 + (i + i // len(COLOURS)) % (len(MARKERS) - 1)])
-        for i, name in enumerate(others)
-    }
+    styles = {name: (COLOURS[i % len(COLOURS)], MARKERS[1 + i % (len(MARKERS) - 1)]) for i, name in enumerate(others)}
     return {name: styles.get(name, (GREY, MARKERS[0])) for name in methods}
 
 

@@ -31,6 +31,9 @@ def dataset_section(data: DatasetResults, tables: Iterable[tuple[str, int]]) -> 
         parts.append(f"<p>In the tables of the papers: {'; '.join(used)}.</p>")
     if data.ranking:
         parts += ["<h4>Ranks</h4>", _ranks(data.ranking)]
+        if data.ranking.get("of_fields"):
+            parts.append("<p>All methods, by the measures that need no displacement field. Those that give one:</p>")
+            parts.append(_ranks(data.ranking["of_fields"], explain=False))
         parts += _figures(data, ("ranks",), heading=False)
     if data.fragment is not None:
         parts.append("<h4>All measures</h4>")
@@ -62,7 +65,7 @@ def _about(data: DatasetResults) -> str:
     return f"<p>{escape('; '.join(facts))}.</p><p><small>{escape(manifest.get('citation', ''))}</small></p>"
 
 
-def _ranks(ranking: Mapping[str, Any]) -> str:
+def _ranks(ranking: Mapping[str, Any], *, explain: bool = True) -> str:
     entries = ranking["methods"]
     count = len(entries)
 
@@ -84,7 +87,7 @@ def _ranks(ranking: Mapping[str, Any]) -> str:
     if ranking["critical_difference"] is None and ranking["note"]:
         text = f"<p>Differences between ranks are not tested: {escape(ranking['note'])}.</p>"
     left_out = "; ".join(f"{method}: {why}" for method, why in ranking["left_out"].items())
-    text += f"<p>Not ranked: {escape(left_out)}.</p>" if left_out else ""
+    text += f"<p>Not ranked: {escape(left_out)}.</p>" if left_out and explain else ""
     return (table(("Method", "All measures", *labels), rows, caption) if rows else "") + text
 
 

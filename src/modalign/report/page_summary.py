@@ -51,7 +51,7 @@ def _facts(plan: ReportPlan, datasets: Sequence[DatasetResults], failed: Sequenc
         ("Methods", str(len(plan.methods))),
         ("Runs measured", str(runs)),
         ("Incomplete", str(len(failed))),
-        ("Training seeds", ", ".join(map(str, seeds)) or "–"),
+        ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "–"),
         ("Computing time", _duration(seconds)),
     )
     items = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in entries)
@@ -89,8 +89,9 @@ def _best(datasets: Sequence[DatasetResults], failed: Sequence[Failed]) -> str:
         )
     heads = ("Data set", "Data", "Best by mean rank", "How sure", "Lowest true error", "Incomplete")
     explained = (
-        "<p>Mean rank: on every test case the methods are ranked by each measure that has a value per case, and the "
-        "ranks averaged. Measures disagree, and some mislead: the lowest true error, where the truth is known, is the "
+        "<p>Mean rank: on every test case the methods are ranked by each measure that has a value per case and that "
+        "all of them can have (none that needs a displacement field, where some give none), and the ranks averaged. "
+        "Measures disagree, and some mislead: the lowest true error, where the truth is known, is the "
         f"better guide, and {link('trust', 'which measure can you trust?')} shows how far each measure follows it.</p>"
     )
     return '<h3 id="best">Which method aligns best?</h3>' + explained + table(heads, rows)
