@@ -172,6 +172,25 @@ def test_two_phases_update_their_own_networks(tmp_path):
     assert networks["b"].weight.item() == pytest.approx(3, abs=0.05)
 
 
+@pytest.mark.parametrize(("loading", "computing", "low", "high"), [(0.02, 0.0, 0.5, 1.0), (0.0, 0.02, 0.0, 0.5)])
+def test_the_record_tells_how_long_networks_waited_for_batches(tmp_path, loading, computing, low, high):
+    class Slow(Points):
+        def batch(self, step):
+            time.sleep(loading)
+            return super().batch(step)
+
+    def losses(networks, batch, step):
+        time.sleep(computing)
+        yield ("line",), {"error": networks["line"](batch["x"]).square().sum()}
+
+    network, options = torch.nn.Linear(1, 1, bias=False), TrainingOptions(steps=20, checkpoint_seconds=100)
+    fit(
+        {"line": network}, losses, Points(), TrainingOptions(steps=1), tmp_path / "first", "x"
+    )  # imports take their time
+    record = fit({"line": network}, losses, Slow(), options, tmp_path, "x")
+    assert low <= record["waiting_share"] <= high
+
+
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     def losses(networks, batch, step):
         yield ("line",), {"error": networks["line"](batch["x"]).sum() * (float("nan") if step == 3 else 1)}
@@ -190,6 +209,27 @@ def test_learning_rates():
     assert rates(schedule="linear") == pytest.approx([1, 1, 1, 0.5, 0.05])
     assert rates(schedule="polynomial") == pytest.approx([1, 0.75**0.9, 0.5**0.9, 0.25**0.9, 0.025**0.9])
     assert TrainingOptions(epochs=2.5).total_steps(30) == 75
+
+
+class Presets(TrainingOptions):
+    presets = {"paper": {"epochs": 10, "batch": 4}, "small": {"steps": 30, "learning_rate": 1e-3}}
+    presets_by_dimension = {3: {"paper": {"steps": 7, "batch": 1}}}
+    preset: str = "paper"
+
+
+@pytest.mark.parametrize(
+    ("given", "dimension", "expected"),
+    [
+        ({}, 2, {"epochs": 10, "steps": None, "batch": 4, "learning_rate": 1e-4}),
+        ({}, 3, {"epochs": None, "steps": 7, "batch": 1}),
+        ({"preset": "small"}, 3, {"steps": 30, "epochs": None, "batch": 1, "learning_rate": 1e-3}),
+        ({"preset": "small", "epochs": 2, "batch": 3}, 2, {"steps": None, "epochs": 2, "batch": 3}),
+        ({"epochs": 2}, 3, {"steps": None, "epochs": 2, "batch": 1}),
+    ],
+)
+def test_presets_give_way_to_the_dimension_and_to_what_is_given(given, dimension, expected):
+    made = Presets.model_validate(given, context={"dimension": dimension})
+    assert {name: getattr(made, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("budget", [{}, {"steps": 3, "epochs": 1}])

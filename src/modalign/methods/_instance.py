@@ -1,9 +1,9 @@
 """What the methods that optimise each pair by itself share: their options, and the way from a case to the optimiser."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from modalign.cases import Alignment, Case
 from modalign.instance.presets import STAGES
 from modalign.methods._registration import register_by, usable_mask
-from modalign.methods.base import Context, MethodOptions
+from modalign.methods.base import Method, MethodOptions
 from modalign.seeds import derive_seed
 from modalign.volumes import Volume
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from modalign.instance.contract import PairSimilarity
-    from modalign.instance.optimise import Pair, Registration
+    from modalign.instance.optimise import Pair
 
 
 class InstanceOptions(MethodOptions):
@@ -76,80 +76,56 @@ class InstanceOptions(MethodOptions):
         return self
 
 
-MakeSimilarity = Callable[["torch.Generator"], "PairSimilarity"]
+class InstanceMethod(Method):
+    """A similarity measure under Locor's optimiser, for each pair by itself. A method says which measure."""
 
+    kind = "registration"
+    dimensions = frozenset({2, 3})
+    accelerated = True
+    options: Any
+    network_rate: ClassVar[str | None] = None
+    """The option with Adam's learning rate for what the measure itself learns, if it does."""
 
-def align_pair(
-    case: Case,
-    dimension: int,
-    context: Context,
-    options: InstanceOptions,
-    schedule: tuple[int, ...] | None,
-    make_similarity: MakeSimilarity,
-    purpose: str,
-    **settings: Any,
-) -> Alignment:
-    """Register a case, or each of its slices, by the instance optimiser.
+    def _similarity(self, rng: "torch.Generator") -> "PairSimilarity":
+        """The measure for one pair; it may draw from `rng`."""
+        raise NotImplementedError
 
-    Args:
-        case: the scans.
-        dimension: 3 for the volume, 2 for every axial slice by itself.
-        context: seed, device and threads.
-        options: settings of the optimiser.
-        schedule: iterations per stage; None for the published ones.
-        make_similarity: makes the similarity for one pair, and draws from the generator that it gets.
-        purpose: names the method, for the seed.
-        settings: further arguments of :func:`modalign.instance.optimise.register`.
-    """
+    def align(self, case: Case) -> Alignment:
+        """Register the volume, or each axial slice by itself, and warp."""
+        return register_by(case, self.dimension, self._register)
 
-    def one(pair_case: Case) -> tuple[np.ndarray, dict[str, Any]]:
-        found, notes = register_case(
-            pair_case, dimension, context, options, schedule, make_similarity, purpose, **settings
-        )
-        return forward_field(found, pair_case, dimension), notes
+    def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
+        """The field (3, X, Y, Z) in voxels of the fixed grid, of a volume or a single slice, and what to record."""
+        import torch
 
-    return register_by(case, dimension, one)
+        from modalign.instance.optimise import register
+        from modalign.instance.presets import stages
+        from modalign.training.progress import progress_bar
 
-
-def register_case(
-    case: Case,
-    dimension: int,
-    context: Context,
-    options: InstanceOptions,
-    schedule: tuple[int, ...] | None,
-    make_similarity: MakeSimilarity,
-    purpose: str,
-    **settings: Any,
-) -> "tuple[Registration, dict[str, Any]]":
-    """Register a volume (or a case of one slice) as :func:`align_pair` does; both directions, and what to record."""
-    import torch
-
-    from modalign.instance.optimise import register
-    from modalign.instance.presets import stages
-    from modalign.training.progress import progress_bar
-
-    rng = torch.Generator().manual_seed(derive_seed(context.seed, case.dataset, case.id, purpose))
-    similarity = make_similarity(rng)
-    planned = stages(schedule, options.affine_learning_rate, options.learning_rate, options.coarsest)
-    total = sum(stage.iterations for stage in planned)
-    with (
-        _workers(context.threads, context.device) as workers,
-        progress_bar(total, 0, dimension == 3, label="registration") as show,
-    ):
-        found = register(
-            pair_of(case, dimension, options),
-            similarity,
-            planned,
-            options.smoothness_weight,
-            rng,
-            options.symmetric_smoothness,
-            average=options.average,
-            device=context.device,
-            workers=workers,
-            progress=show,
-            **settings,
-        )
-    return found, {"similarity": found.losses[-1]}
+        options, context = self.options, self.context
+        rng = torch.Generator().manual_seed(derive_seed(context.seed, case.dataset, case.id, self.name))
+        similarity = self._similarity(rng)
+        planned = stages(options.schedule, options.affine_learning_rate, options.learning_rate, options.coarsest)
+        rate = {} if self.network_rate is None else {"network_rate": getattr(options, self.network_rate)}
+        total = sum(stage.iterations for stage in planned)
+        with (
+            _workers(context.threads, context.device) as workers,
+            progress_bar(total, 0, self.dimension == 3, label="registration") as show,
+        ):
+            found = register(
+                _pair(case, self.dimension, options),
+                similarity,
+                planned,
+                options.smoothness_weight,
+                rng,
+                options.symmetric_smoothness,
+                average=options.average,
+                device=context.device,
+                workers=workers,
+                progress=show,
+                **rate,
+            )
+        return _field(found.positions, case, self.dimension), {"similarity": found.losses[-1]}
 
 
 @contextmanager
@@ -173,7 +149,7 @@ def _workers(threads: int, device: str) -> "Iterator[Executor | None]":
         torch.set_num_threads(before)
 
 
-def pair_of(case: Case, dimension: int, options: InstanceOptions) -> "Pair":
+def _pair(case: Case, dimension: int, options: InstanceOptions) -> "Pair":
     """The arrays and matrices of a case; slices (dimension 2) share one grid."""
     from modalign.instance.optimise import Pair
 
@@ -192,24 +168,14 @@ def pair_of(case: Case, dimension: int, options: InstanceOptions) -> "Pair":
     return Pair(fixed, moving, to_moving, (fixed_mm, moving_mm), fixed_mask, moving_mask)
 
 
-def forward_field(found: "Registration", case: Case, dimension: int) -> np.ndarray:
-    """The displacement field (3, X, Y, Z) in voxels of the fixed grid, by which the moving image is warped."""
-    return _as_field(found.positions, case.moving, case.fixed, dimension)
-
-
-def inverse_field(found: "Registration", case: Case, dimension: int) -> np.ndarray:
-    """The displacement field (3, X, Y, Z) in voxels of the moving grid, by which the fixed image is warped."""
-    return _as_field(found.inverse_positions, case.fixed, case.moving, dimension)
-
-
-def _as_field(positions: np.ndarray, looked_up: Volume, grid: Volume, dimension: int) -> np.ndarray:
-    """Positions in voxels of `looked_up` as displacements in voxels of `grid`."""
+def _field(positions: np.ndarray, case: Case, dimension: int) -> np.ndarray:
+    """Positions in voxels of the moving scan as displacements (3, X, Y, Z) in voxels of the fixed grid."""
     if dimension == 2:
         field = positions - np.stack(np.meshgrid(*map(np.arange, positions.shape[1:]), indexing="ij"))
         return np.concatenate([field, np.zeros_like(field[:1])])[..., None].astype(np.float32)
-    matrix = np.linalg.inv(grid.affine) @ looked_up.affine
+    matrix = np.linalg.inv(case.fixed.affine) @ case.moving.affine
     own = np.tensordot(matrix[:3, :3], positions.astype(float), axes=1) + matrix[:3, 3].reshape(3, 1, 1, 1)
-    return (own - grid.grid.indices()).astype(np.float32)
+    return (own - case.grid.indices()).astype(np.float32)
 
 
 def _start(case: Case, start: str) -> np.ndarray:

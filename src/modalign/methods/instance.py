@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from modalign.cases import Alignment, Case
 from modalign.instance.presets import SMALL
-from modalign.methods._instance import InstanceOptions, align_pair
-from modalign.methods.base import Method
+from modalign.methods._instance import InstanceMethod, InstanceOptions
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +29,10 @@ SMOOTHNESS = {
 heads at 2 mm with a known field; the differences of descriptors are small and want less."""
 
 
-class Instance(Method):
+class Instance(InstanceMethod):
     """A similarity measure, optimised for each pair by itself; everything else is as in Locor."""
 
     label = "Instance optimisation"
-    kind = "registration"
-    dimensions = frozenset({2, 3})
-    accelerated = True
     source = "Honkamaa and Marttinen 2025 (optimiser); Gong et al. 2019, Heinrich et al. 2012 and 2013 (measures)"
 
     class Options(InstanceOptions):
@@ -96,11 +91,6 @@ class Instance(Method):
             return settings.get(self.similarity, {})
 
     options: Options
-
-    def align(self, case: Case) -> Alignment:
-        """Register and warp."""
-        options = self.options
-        return align_pair(case, self.dimension, self.context, options, options.schedule, self._similarity, "instance")
 
     def _similarity(self, rng: "torch.Generator") -> "PairSimilarity":
         from modalign.instance.similarities import pair_similarity

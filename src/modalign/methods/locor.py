@@ -4,10 +4,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from modalign.cases import Alignment, Case
 from modalign.instance.presets import SMALL
-from modalign.methods._instance import InstanceOptions, align_pair
-from modalign.methods.base import Method
+from modalign.methods._instance import InstanceMethod, InstanceOptions
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +29,7 @@ paper describes; `released`: all as in the tool's later release; `small`: for de
 overridden by the option of its name."""
 
 
-class Locor(Method):
+class Locor(InstanceMethod):
     """Where the images are aligned, one explains the other within each small window, by few functions of its intensity.
 
     Learns the functions together with the deformation, for this pair alone; solves for their local weights in closed
@@ -39,10 +37,8 @@ class Locor(Method):
     """
 
     label = "Locor"
-    kind = "registration"
-    dimensions = frozenset({2, 3})
-    accelerated = True
     source = "Honkamaa and Marttinen 2025, own implementation"
+    network_rate = "network_learning_rate"
 
     class Options(InstanceOptions):
         """Settings of Locor."""
@@ -83,20 +79,6 @@ class Locor(Method):
             return self
 
     options: Options
-
-    def align(self, case: Case) -> Alignment:
-        """Register and warp."""
-        options = self.options
-        return align_pair(
-            case,
-            self.dimension,
-            self.context,
-            options,
-            options.schedule,
-            self._similarity,
-            "locor",
-            network_rate=options.network_learning_rate,
-        )
 
     def _similarity(self, rng: "torch.Generator") -> "Similarity":
         from modalign.similarity.locor import Locor as Similarity

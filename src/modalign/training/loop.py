@@ -77,7 +77,8 @@ def fit(
 
     Returns:
         The record: steps, seconds (over all resumes), parameters, best_validation and best_step (None without
-        `validate`), device, peak_memory_mb, resumes.
+        `validate`), device, peak_memory_mb, resumes, and the share of the time since the last resume in which the
+        networks waited for a batch (waiting_share).
 
     Raises:
         ModalignError: a loss is not finite.
@@ -108,6 +109,7 @@ def fit(
         restore_random_states(found["random"])
         log.info("continuing at step %d of %d, after %.0f s of training", step, total, seconds)
     started = saved = time.monotonic()
+    waited = 0.0
 
     def elapsed() -> float:
         return seconds + time.monotonic() - started
@@ -138,7 +140,10 @@ def fit(
     ):
         upcoming = reader.submit(read, step)
         while step < total:
-            batch = {part: images.to(fabric.device) for part, images in upcoming.result().items()}
+            asked = time.monotonic()
+            loaded = upcoming.result()
+            waited += time.monotonic() - asked
+            batch = {part: images.to(fabric.device) for part, images in loaded.items()}
             upcoming = reader.submit(read, step + 1)
             rate = options.learning_rate_at(step, per_epoch)
             reported: dict[str, Tensor] = {}
@@ -182,7 +187,7 @@ def fit(
                 save()
                 saved = time.monotonic()
 
-    seconds = elapsed()
+    seconds, here = elapsed(), time.monotonic() - started
     for name, network in networks.items():
         network.cpu().eval()
         if best["weights"] is not None:
@@ -196,6 +201,7 @@ def fit(
         "device": device,
         "peak_memory_mb": peak_memory_mb(device),
         "resumes": resumes,
+        "waiting_share": waited / here if here > 0 else 0.0,
     }
 
 
