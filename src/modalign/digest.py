@@ -14,6 +14,7 @@ NO_EFFECT = {"modalign.errors", "modalign.cli", "modalign.__init__"}
 """Modules whose edits change no result."""
 
 
+@lru_cache
 def code_digest(*entries: str) -> str:
     """Sixteen hex digits over the named modules and every modalign module that they import, directly or not.
 

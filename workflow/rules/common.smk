@@ -149,6 +149,24 @@ def measure_options(dataset):
     }
 
 
+def search_of(wildcards):
+    """How a method's options are searched on a data set; the digest repeats the search when its code changes."""
+    dataset, method, tuning = wildcards.dataset, wildcards.method, PLAN.tuning
+    objective = tuning.objectives[dataset]
+    return {
+        "spec": PLAN.spec(
+            dataset, method, lambda name: model_folder(dataset, name, None)
+        ),
+        "ranges": tuning.searched(method),
+        "objective": objective,
+        "measure_options": measure_options(dataset).get(objective, {}),
+        "startup": tuning.startup,
+        "parallel": tuning.parallel,
+        "share": tuning.share,
+        "code": code_digest("modalign.tuning", *PLAN.modules(method)),
+    }
+
+
 def trial_files(wildcards, count):
     """The first trials of tuning a method on a data set."""
     folder = f"results/tuning/{wildcards.dataset}/{wildcards.method}"
@@ -156,9 +174,10 @@ def trial_files(wildcards, count):
 
 
 def earlier_trials(wildcards):
-    """The trials of the rounds before that of a trial, from whose results it is chosen."""
-    number = int(wildcards.trial)
-    return trial_files(wildcards, number - number % PLAN.tuning.parallel)
+    """The trials of the round before that of a trial, which come after those of all earlier rounds."""
+    number, parallel = int(wildcards.trial), PLAN.tuning.parallel
+    before = number - number % parallel
+    return trial_files(wildcards, before)[max(0, before - parallel) :]
 
 
 def chosen_options(dataset, method):

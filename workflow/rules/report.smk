@@ -147,9 +147,9 @@ rule describe_run:
     conda:
         "../../envs/core.yaml"
     params:
-        plan=describe_plan(PLAN, config),
+        content=describe_plan(PLAN, config),
     script:
-        "../scripts/describe_run.py"
+        "../scripts/write_json.py"
 
 
 rule make_report:

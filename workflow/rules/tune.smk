@@ -1,7 +1,22 @@
+rule describe_search:
+    output:
+        "results/tuning/{dataset}/{method}/search.json",
+    log:
+        "results/logs/describe_search/{dataset}.{method}.log",
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
+    params:
+        content=search_of,
+    script:
+        "../scripts/write_json.py"
+
+
 rule tune_trial:
     input:
         cases=rules.prepare_cases.output[0],
         models=models_of,
+        search="results/tuning/{dataset}/{method}/search.json",
         earlier=earlier_trials,
         pseudo=tuning_translations,
     output:
@@ -20,28 +35,14 @@ rule tune_trial:
         runtime=240,
     params:
         store=subpath(input.cases, parent=True),
-        spec=spec_argument,
-        ranges=lambda wildcards: as_argument(PLAN.tuning.searched(wildcards.method)),
-        objective=lambda wildcards: PLAN.tuning.objectives[wildcards.dataset],
-        options=lambda wildcards: as_argument(
-            measure_options(wildcards.dataset).get(
-                PLAN.tuning.objectives[wildcards.dataset], {}
-            )
-        ),
         pseudo=lambda wildcards, input: folder_option("--pseudo", input.pseudo),
-        startup=PLAN.tuning.startup,
-        parallel=PLAN.tuning.parallel,
         seed=config["seed"],
         device=config["device"],
         limit=lambda wildcards: time_limit(wildcards.method),
-        code=lambda wildcards: code_digest(
-            "modalign.tuning", *PLAN.modules(wildcards.method)
-        ),
     shell:
-        "python -m modalign tune-trial {params.store:q} --spec {params.spec} --number {wildcards.trial} "
-        "--ranges {params.ranges} --objective {params.objective} --options {params.options} {params.pseudo} "
-        "--startup {params.startup} --parallel {params.parallel} --seed {params.seed} --device {params.device} "
-        "--threads {threads} {params.limit} --out {output:q} > {log:q} 2>&1"
+        "python -m modalign tune-trial {params.store:q} {input.search:q} --number {wildcards.trial} {params.pseudo} "
+        "--seed {params.seed} --device {params.device} --threads {threads} {params.limit} "
+        "--out {output:q} > {log:q} 2>&1"
 
 
 # The translations of the validation cases alone: tuning reads nothing of the test split.
@@ -78,7 +79,8 @@ rule translate_validation:
 
 rule choose_options:
     input:
-        lambda wildcards: trial_files(wildcards, PLAN.tuning.trials),
+        trials=lambda wildcards: trial_files(wildcards, PLAN.tuning.trials),
+        search="results/tuning/{dataset}/{method}/search.json",
     output:
         "results/tuning/{dataset}/{method}/chosen.json",
     log:
@@ -90,10 +92,7 @@ rule choose_options:
         mem_mb=2000,
         runtime=30,
     params:
-        ranges=lambda wildcards: as_argument(PLAN.tuning.searched(wildcards.method)),
-        share=PLAN.tuning.share,
         seed=config["seed"],
-        code=code_digest("modalign.tuning"),
     shell:
-        "python -m modalign choose-options {input:q} --ranges {params.ranges} --share {params.share} "
+        "python -m modalign choose-options {input.search:q} {input.trials:q} "
         "--seed {params.seed} --out {output:q} > {log:q} 2>&1"

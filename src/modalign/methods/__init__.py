@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from functools import cache
 
 from modalign.errors import ConfigError
 from modalign.methods.base import Context, Method
@@ -14,6 +15,7 @@ def method_names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and not m.name.startswith("_"))
 
 
+@cache
 def method_class(name: str) -> type[Method]:
     """The method that the module `name` defines.
 
