@@ -62,10 +62,11 @@ class Experiment:
 
 
 MILDER = (
-    ("one scan misaligned", {"misalign.of": "moving"}),
+    ("both scans misaligned", {"misalign.of": "all"}),
     (
-        "as in the released 3D settings",
+        "both scans as in the released 3D settings",
         {
+            "misalign.of": "all",
             "misalign.rotation_deg": [1.0, 1.0, 1.0],
             "misalign.translation_half_fov": [0.01, 0.01, 0.005],
             "misalign.scale": 0.01,

@@ -353,7 +353,7 @@ def test_the_imse_recipes_say_what_the_paper_and_its_release_say():
     assert [name for name in steps if "rigid" in steps[name]] == ["imse-2d-clinical", "imse-3d-clinical"]
     for name, found in steps.items():
         moved = found["misalign"]
-        assert (moved["alpha_voxels"], moved["sigma_voxels"], moved["scale"], moved["of"]) == (80, 12, 0.08, "all")
+        assert (moved["alpha_voxels"], moved["sigma_voxels"], moved["scale"], moved["of"]) == (80, 12, 0.08, "moving")
         in_plane = "2d" in name
         assert moved["rotation_deg"] == ([0, 0, 3] if in_plane else [3, 3, 3])
         assert moved["translation_half_fov"] == [0.08, 0.08, 0 if in_plane else 0.04]
