@@ -217,6 +217,12 @@ class TestFeatures:
         assert notes["fid_random"].endswith("of 18")
 
 
+def test_a_setting_of_features_that_there_is_not_is_named() -> None:
+    assert FeatureSource.parse({"image_size": 75}) == FEATURES
+    with pytest.raises(ConfigError, match=r"features have no setting 'size'; the settings are: kind, files, "):
+        FeatureSource.parse({"size": 75})
+
+
 class TestTheSameEveryTime:
     def test_workers_change_nothing(self, run, store, results, tmp_path):
         parallel = measure_run(store, run / "identity", PLAIN, method="identity", seed=0, workers=2)

@@ -87,7 +87,7 @@ def measure(
         measures=measures.split(","),
         splits=splits.split(","),
         options=parse_json(options, "--options"),
-        features=FeatureSource(**parse_json(features, "--features")),
+        features=FeatureSource.parse(parse_json(features, "--features")),
         pseudo=pseudo,
         segmented=segmented,
         workers=workers,

@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -76,6 +76,19 @@ class FeatureSource:
     cache: Path | str | None = None
     device: str = "cpu"
     batch_size: int = 32
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> "FeatureSource":
+        """The source that a configuration describes.
+
+        Raises:
+            ConfigError: a key or a value that there isn't.
+        """
+        known = [entry.name for entry in fields(cls)]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise ConfigError(f"features have no setting {unknown[0]!r}; the settings are: {', '.join(known)}")
+        return cls(**given)
 
     def __post_init__(self) -> None:
         if self.kind not in ("random", "pretrained"):

@@ -17,7 +17,7 @@ from modalign.files import check_writable, write_json
 from modalign.spatial.fields import write_itk_field
 from modalign.volumes import Grid, Volume, write_volume
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same seed gives other images than before."""
 
 ARCHIVES: dict[str, str] = {
