@@ -1,7 +1,12 @@
-"""A small pair of images in two contrasts with a known deformation between them, for the tests of registrations."""
+"""Pairs of images in two contrasts with a known deformation between them, for the tests of registrations."""
 
+from functools import cache
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import scipy.ndimage as ndi
+from nibabel.processing import resample_to_output
 
 from modalign.cases import Case
 from modalign.spatial.fields import apply_affine, invert
@@ -57,6 +62,32 @@ def contrast_pair(
         true_field=truth,
     )
     return case, np.stack([ndi.binary_erosion(s, iterations=2) for s in np.moveaxis(body, 2, 0)], axis=2)
+
+
+@cache
+def known_deformation(folder: Path, patient: str, spacing_mm: float, seed: int = 7):
+    """A case with a smooth random truth, the head mask, and the mean size of the truth inside it in voxels.
+
+    The deformation is smoothed by 18 mm, and 20 mm at most.
+    """
+    t1, t2 = (
+        resample_to_output(
+            nib.as_closest_canonical(nib.load(folder / f"ms_mni/{patient}_{contrast}.nii.gz")),
+            [spacing_mm] * 3,
+            order=1,
+        )
+        for contrast in ("T1", "T2")
+    )
+    fixed, contrast = (np.clip(i.get_fdata(), 0, None).astype(np.float32) for i in (t1, t2))
+    rng = np.random.default_rng(seed)
+    bend = np.stack([ndi.gaussian_filter(rng.normal(size=fixed.shape), 18 / spacing_mm) for _ in range(3)])
+    bend *= 20 / spacing_mm / np.abs(bend).max()
+    positions = np.stack(np.meshgrid(*map(np.arange, fixed.shape), indexing="ij")) + bend
+    moving = ndi.map_coordinates(contrast, positions, order=1)
+    truth = invert(bend, tolerance=1e-4)
+    mask = fixed > 0.1 * np.quantile(fixed, 0.99)
+    case = Case(id=patient, fixed=Volume(fixed, t1.affine), moving=Volume(moving, t1.affine), true_field=truth)
+    return case, Volume(contrast, t2.affine), mask
 
 
 def mean_error(field: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:

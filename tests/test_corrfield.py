@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import scipy.ndimage as ndi
 import torch
-from registration_pairs import blind, contrast_pair, mean_error
+from registration_pairs import blind, contrast_pair, known_deformation, mean_error
 from scipy.interpolate import RBFInterpolator
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
-from test_real_registration import known_deformation
 
 from modalign.cases import Case
 from modalign.corrfield.graph import Tree, min_convolution, min_marginals, spanning_tree

@@ -267,7 +267,7 @@ def test_options_that_cannot_work(options, message):
 
 @pytest.mark.real
 def test_a_known_deformation_of_a_real_head(real_scans):
-    from test_real_registration import known_deformation
+    from registration_pairs import known_deformation
 
     case, _, mask = known_deformation(real_scans, "patient07", 3.0)
     # 1.70 voxels before.

@@ -4,8 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from registration_pairs import blind, contrast_pair, mean_error
-from test_real_registration import known_deformation
+from registration_pairs import blind, contrast_pair, known_deformation, mean_error
 
 from modalign.cases import Case
 from modalign.errors import ConfigError
