@@ -341,3 +341,16 @@ def test_devices_that_are_not_there():
             resolve_device("cuda")
     with pytest.raises(ConfigError, match="1 device with precision 32, not on 2 with bf16-mixed"):
         accelerate("cpu", "bf16-mixed", 2)
+
+
+def test_slices_without_contrast_are_left_out(tmp_path, rng):
+    with h5py.File(tmp_path / "train.h5", "w") as file:
+        fixed, moving = (rng.random((8, 8, 5)).astype(np.float32) for _ in range(2))
+        fixed[..., 0], moving[..., 3] = -1, 0.5
+        file["a/fixed"], file["a/moving"] = fixed, moving
+    slices = PackedCases(tmp_path / "train.h5", Sampling(2))
+    assert len(slices) == 3
+    assert torch.equal(
+        slices.pick([0, 1, 2])["moving"][:, 0], torch.from_numpy(moving[..., [1, 2, 4]]).permute(2, 0, 1)
+    )
+    assert len(PackedCases(tmp_path / "train.h5", Sampling(3))) == 1

@@ -43,6 +43,8 @@ class Sampling:
 class PackedCases:
     """Batches from ``<split>.h5``; every batch is a function of (seed, step), so nothing has to be remembered.
 
+    In 2D, slices in which the fixed or the moving image is constant are left out, unless all are.
+
     The uncompressed arrays are memory-mapped; in 2D they are copied once to slice-first order if they fit into
     `memory_mib`, because a single axial slice lies scattered over the whole file.
 
@@ -96,6 +98,20 @@ class PackedCases:
                     self.images[part].extend(np.ascontiguousarray(array) if megabytes <= memory_mib else array)
                 else:
                     self.images[part].append(np.array(array) if megabytes <= memory_mib else array)
+        if sampling.dimension == 2:
+            self._leave_out_empty_slices()
+
+    def _leave_out_empty_slices(self) -> None:
+        """Slices without any contrast teach nothing, and normalisation turns their gradients into enormous ones."""
+        pairs = zip(self.images["fixed"], self.images["moving"], strict=True)
+        # A look at some voxels tells most slices from an empty one without reading all of the file.
+        telling = [
+            number
+            for number, pair in enumerate(pairs)
+            if all(np.ptp(image[::8, ::8]) > 0 or np.ptp(image) > 0 for image in pair)
+        ]
+        if telling:
+            self.images = {part: [images[number] for number in telling] for part, images in self.images.items()}
 
     def __len__(self) -> int:
         return len(self.images["fixed"])
