@@ -50,6 +50,7 @@ clean:
 $(STAMP): requirements.lock .tools/uv
 	test -x $(BIN)/python || .tools/uv venv --quiet --no-python-downloads --python $(PYTHON) .venv
 	.tools/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	.tools/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
 	touch $@
 
 # uv comes with the machine or, from the package registry, into the project's own folder.

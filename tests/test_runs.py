@@ -149,8 +149,14 @@ def test_a_failed_training_is_passed_on_and_can_be_forgotten(define, store, tmp_
         "training failed: RuntimeError: no data",
         "RuntimeError: no data",
     ]
-    forget_failures(list_failures(results))
+    made = [results / "metrics/toy" / name / "seed0.tsv", results / "papers/locor/table_1.md", results / "report.html"]
+    other = results / "metrics/toy/identity/seed0.tsv"
+    for path in (*made, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    forget_failures(results, list_failures(results))
     assert list_failures(results) == []
+    assert [path.exists() for path in (*made, other)] == [False, False, False, True]
 
 
 def test_unknown_methods_options_and_dimensions_are_answered_with_what_exists(define):

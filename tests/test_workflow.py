@@ -113,14 +113,27 @@ def test_a_second_run_has_nothing_to_do(tiny):
 def test_a_failed_method_is_a_cell_with_its_reason(tiny):
     table = (tiny / TABLES).with_suffix(".md").read_text()
     assert "failed: ran out of time (0.0001 minutes)" in table
-    listed = subprocess.run(
-        [sys.executable, "-m", "modalign", "failures", tiny / "results"],
+    assert "goldatlas-ct-mr/broken/seed0/run-1-of-1.json: ran out of time" in failures(tiny)
+
+
+def test_what_is_forgotten_is_tried_again(tiny, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny, folder)
+    assert "ran out of time" in failures(folder, "--forget")
+    planned = snakemake(folder, TABLES, "--dry-run", configs=[folder / "tiny.yaml"]).stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", planned, re.M))
+    assert counts == {"align_cases": "1", "measure_cases": "1", "make_table": "1", "total": "3"}
+
+
+def failures(folder, *options):
+    """What `modalign failures` prints."""
+    return subprocess.run(
+        [sys.executable, "-m", "modalign", "failures", folder / "results", *options],
         capture_output=True,
         text=True,
         check=True,
         env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "src")},
-    )
-    assert "goldatlas-ct-mr/broken/seed0/run-1-of-1.json: ran out of time" in listed.stdout
+    ).stdout
 
 
 @pytest.mark.parametrize("verb", ["phantom", "index", "prepare", "align-cases", "measure"])

@@ -131,5 +131,5 @@ def failures(
     if not found:
         typer.echo(f"nothing failed in {results}", err=True)
     if forget:
-        forget_failures(found)
+        forget_failures(results, found)
         typer.echo(f"forgot {len(found)}; run snakemake again to retry", err=True)
