@@ -90,6 +90,15 @@ def test_a_row_without_a_case_says_so(files, monkeypatch, tmp_path):
     assert "Row typical: test case" in note["caption"]
 
 
+def test_a_method_that_failed_has_an_empty_place(files, monkeypatch, tmp_path):
+    write_json(tmp_path / "failed" / "run-1-of-1.json", {"cases": []})
+    one_failed = RowFiles(files.store, files.index, (tmp_path / "failed", files.aligned[1]), files.metrics)
+    note = draw(one_failed, monkeypatch, tmp_path, "typical")
+    assert "Row typical: test case" in note["caption"]
+    none_left = RowFiles(files.store, files.index, (tmp_path / "failed",) * 2, files.metrics)
+    assert "no case of" in draw(none_left, monkeypatch, tmp_path, "typical")["caption"]
+
+
 def test_a_row_needs_the_alignments_of_all_its_methods(files, monkeypatch, tmp_path):
     monkeypatch.setattr(paper_figures, "FIGURES", (described("typical"),))
     fewer = RowFiles(files.store, files.index, files.aligned[:1], files.metrics)

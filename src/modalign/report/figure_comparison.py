@@ -73,8 +73,9 @@ def _scene(row: FigureRow, files: RowFiles) -> Scene | None:
     """The case and the slice that a row shows; None if no case has what it asks for."""
     store = CaseStore(files.store)
     runs = [(method, folder) for (method, _), folder in zip(row.methods, files.aligned, strict=True)]
-    # Variants of an ablation may have been run on another split than others.
-    ids = [case for case in store.ids() if all((folder / case / "image.nii.gz").is_file() for _, folder in runs)]
+    # Variants of an ablation may have been run on another split than others, and a method may have failed on all.
+    made = [{case for case in store.ids() if (folder / case / "image.nii.gz").is_file()} for _, folder in runs]
+    ids = [case for case in store.ids() if all(case in cases for cases in made if cases) and any(made)]
     values = read_values(files.metrics, ids)
     if row.choice == "typical":
         chosen = typical_cases(ids, values, 1, (*row.measures, *SHOWN))
