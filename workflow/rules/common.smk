@@ -149,58 +149,6 @@ def measure_options(dataset):
     }
 
 
-def search_of(wildcards):
-    """How a method's options are searched on a data set; the digest repeats the search when its code changes."""
-    dataset, method, tuning = wildcards.dataset, wildcards.method, PLAN.tuning
-    objective = tuning.objectives[dataset]
-    return {
-        "spec": PLAN.spec(
-            dataset, method, lambda name: model_folder(dataset, name, None)
-        ),
-        "ranges": tuning.searched(method),
-        "objective": objective,
-        "measure_options": measure_options(dataset).get(objective, {}),
-        "startup": tuning.startup,
-        "parallel": tuning.parallel,
-        "share": tuning.share,
-        "code": code_digest("modalign.tuning", *PLAN.modules(method)),
-    }
-
-
-def trial_files(wildcards, count):
-    """The first trials of tuning a method on a data set."""
-    folder = f"results/tuning/{wildcards.dataset}/{wildcards.method}"
-    return [f"{folder}/trial-{number}.json" for number in range(count)]
-
-
-def earlier_trials(wildcards):
-    """The trials of the round before that of a trial, which come after those of all earlier rounds."""
-    number, parallel = int(wildcards.trial), PLAN.tuning.parallel
-    before = number - number % parallel
-    return trial_files(wildcards, before)[max(0, before - parallel) :]
-
-
-def chosen_options(dataset, method):
-    """The file with the tuned options of a method on a data set; nothing if it isn't tuned there."""
-    if not PLAN.tuning.cells([(dataset, method)]):
-        return []
-    return [f"results/tuning/{dataset}/{method}/chosen.json"]
-
-
-def tuned_options():
-    """The files with the tuned options of all methods that are tuned."""
-    cells = PLAN.tuning.cells(PLAN.reachable)
-    return [path for cell in cells for path in chosen_options(*cell)]
-
-
-def tuning_translations(wildcards):
-    """The translations of the validation cases that tuning compares with, where its measure needs them."""
-    method = PLAN.tuning.translators.get(wildcards.dataset)
-    if method is None:
-        return []
-    return [f"results/tuning/{wildcards.dataset}/translations/{method}/run-1-of-1.json"]
-
-
 def pseudo_images(wildcards):
     """The translations of all measured cases that aligned images are compared with; none for the translator itself."""
     dataset, method = wildcards.dataset, PLAN.datasets[wildcards.dataset].get(
@@ -314,11 +262,6 @@ def training_minutes(wildcards, attempt):
     return int((PLAN.variants[wildcards.method].minutes or 120) * 1.2 * attempt) + 5
 
 
-def figure_of(wildcards):
-    """What a figure of a paper is drawn from."""
-    return paper_figure(wildcards.paper, wildcards.figure)
-
-
 def first_runs(dataset, method):
     """The status files of the alignments of a method, those of its first seed."""
     variant = PLAN.variants[method]
@@ -331,27 +274,6 @@ def first_runs(dataset, method):
 def first_aligned(dataset, method):
     """The folder of the alignments of a method, those of its first seed."""
     return f"results/aligned/{dataset}/{method}/seed{PLAN.variants[method].seeds[0]}"
-
-
-def figure_rows(wildcards):
-    """Where the results of each row of a paper's figure lie."""
-    return [
-        {
-            "store": f"results/cases/{row.dataset}",
-            "index": f"results/data/{row.dataset}",
-            "aligned": [first_aligned(row.dataset, name) for name, _ in row.methods],
-            "metrics": metrics_of((row.dataset, name) for name, _ in row.methods),
-        }
-        for row in figure_of(wildcards).rows
-    ]
-
-
-def paper_pictures(paper, cells):
-    """The figures of a paper that are drawn from some of these cells."""
-    return [
-        f"results/papers/{paper}/figure_{figure.number}.png"
-        for figure in figures_of(paper, cells)
-    ]
 
 
 def paper_results(paper):
