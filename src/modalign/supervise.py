@@ -46,9 +46,14 @@ def supervised(work: Callable[[], Any], minutes: float | None = None) -> Outcome
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_run, args=(work, sender))
-    child.start()
-    sender.close()
-    previous = _pass_on_signals(child)
+    # A signal that comes while the child is being started waits until it can be passed on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+    try:
+        child.start()
+        sender.close()
+        previous = _pass_on_signals(child)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     try:
         message = _receive(receiver, minutes)
         if message is None and child.pid is not None:
@@ -88,12 +93,14 @@ def _died(exitcode: int | None) -> Outcome:
     sys.exit(exitcode or 1)
 
 
+_PASSED_ON = {signal.SIGTERM, signal.SIGINT}
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
 
 
 def _run(work: Callable[[], Any], sender: Connection) -> None:
     os.setsid()  # a group of its own, so that programs that a method has started end with it
     _die_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     try:
         outcome = Outcome(True, work(), peak_memory_mb=peak_memory_mb())
     except MemoryError as error:
@@ -134,4 +141,4 @@ def _pass_on_signals(child: Any) -> dict[int, Any]:
     def pass_on(number: int, _frame: Any) -> None:
         os.kill(child.pid, number)
 
-    return {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    return {number: signal.signal(number, pass_on) for number in _PASSED_ON}
