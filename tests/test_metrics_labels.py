@@ -5,10 +5,12 @@ import pytest
 
 from modalign.cases import Case
 from modalign.errors import ConfigError
+from modalign.metrics import LOST
 from modalign.metrics.overlap import dice, measure_dice
 from modalign.metrics.pair import Pair
 from modalign.metrics.surface import (
     average_surface_distance,
+    diagonal_mm,
     hausdorff,
     measure_asd,
     measure_hausdorff,
@@ -19,6 +21,7 @@ from modalign.volumes import Grid, Volume, axis_aligned
 
 SPACING = (1.0, 1.5, 2.5)
 PLAIN = {"interpolation": "nearest", "region": "grid", "per_slice": False}
+SURFACE = {**PLAIN, "missing": "diagonal"}
 
 
 def ball(shape, centre, radius_mm, spacing=SPACING):
@@ -120,8 +123,8 @@ class TestKnownAnswers:
         b = box(shape, 6 + step, 14 + step)
         pair = pair_of(a, b, names={1: "bladder"})
         assert measure_dice(pair, **PLAIN)[0].value == pytest.approx(5 / 8)
-        assert measure_hausdorff(pair, **PLAIN)[0].value == pytest.approx(millimetres)
-        assert measure_hd95(pair, **PLAIN, directions="max")[0].value == pytest.approx(millimetres)
+        assert measure_hausdorff(pair, **SURFACE)[0].value == pytest.approx(millimetres)
+        assert measure_hd95(pair, **SURFACE, directions="max")[0].value == pytest.approx(millimetres)
 
     def test_concentric_cubes(self):
         # 10^3 in 14^3 voxels of 1 mm: every inner face voxel is 2 mm from the outer surface.
@@ -137,7 +140,7 @@ class TestKnownAnswers:
         a, b = box(shape, (6, 6, 3), (14, 14, 9)), box(shape, (8, 5, 3), (16, 13, 9))
         pair = pair_of(a, b, shift(shape, 2, -1, 0), names={1: "bladder"})
         assert measure_dice(pair, **PLAIN) == [(1.0, None, "bladder")]
-        assert measure_asd(pair, **PLAIN) == [(0.0, None, "bladder")]
+        assert measure_asd(pair, **SURFACE) == [(0.0, None, "bladder")]
 
     def test_moving_labels_on_a_finer_grid(self):
         shape = (24, 24, 12)
@@ -180,15 +183,15 @@ class TestPercentiles:
         a = box(shape, (4, 6, 3), (12, 14, 9))
         b = a | box(shape, (26, 10, 5), (27, 11, 6))
         pair = pair_of(a, b, names={1: "bladder"})
-        assert measure_hausdorff(pair, **PLAIN)[0].value == pytest.approx(15)
-        assert measure_hd95(pair, **PLAIN, directions="max")[0].value == 0
+        assert measure_hausdorff(pair, **SURFACE)[0].value == pytest.approx(15)
+        assert measure_hd95(pair, **SURFACE, directions="max")[0].value == 0
 
     def test_pooling_dilutes_the_worse_direction(self):
         shape = (30, 24, 12)
         a = box(shape, (4, 6, 3), (12, 14, 9))
         b = a | box(shape, (20, 6, 3), (22, 8, 9))
         pair = pair_of(a, b, names={1: "bladder"})
-        pooled, largest = (measure_hd95(pair, **PLAIN, directions=d)[0].value for d in ("pooled", "max"))
+        pooled, largest = (measure_hd95(pair, **SURFACE, directions=d)[0].value for d in ("pooled", "max"))
         # The second piece has 24 surface voxels: over 5 % of the 264 of b, under 5 % of the 504 of both masks.
         assert (largest, pooled) == (9, 0)
 
@@ -199,18 +202,49 @@ class TestMissingStructures:
         both = box(shape, (2, 2, 2), (8, 8, 6)).astype(np.uint8)
         only_fixed = both + 2 * box(shape, (10, 10, 2), (14, 14, 6)).astype(np.uint8)
         for pair in (pair_of(only_fixed, both), pair_of(both, only_fixed)):
-            for score in (measure_dice, measure_hausdorff):
-                bladder, rectum = score(pair, **PLAIN)
+            for score, options in ((measure_dice, PLAIN), (measure_hausdorff, SURFACE)):
+                bladder, rectum = score(pair, **options)
                 assert np.isfinite(bladder.value)
                 assert rectum.structure == "rectum"
                 assert np.isnan(rectum.value)
 
-    def test_driven_out_of_the_grid_scores_zero(self):
+    def test_driven_out_of_the_grid_scores_worst(self):
         shape = (16, 16, 8)
         a = box(shape, (2, 2, 2), (8, 8, 6))
         pair = pair_of(a, a, shift(shape, 40, 0, 0), names={1: "bladder"})
         assert measure_dice(pair, **PLAIN)[0].value == 0
-        assert np.isnan(measure_hd95(pair, **PLAIN, directions="max")[0].value)
+        diagonal = np.linalg.norm([16 * 1.0, 16 * 1.5, 8 * 2.5])
+        for measure, more in ((measure_hausdorff, {}), (measure_hd95, {"directions": "max"}), (measure_asd, {})):
+            pair.remarks.clear()
+            assert measure(pair, **SURFACE, **more)[0].value == pytest.approx(diagonal)
+            assert pair.remarks == {f"bladder {LOST}"}
+            assert np.isnan(measure(pair, **{**SURFACE, "missing": "drop"}, **more)[0].value)
+
+    def test_losing_a_structure_is_never_better_than_missing_it(self):
+        shape = (24, 24, 12)
+        labels = box(shape, (1, 1, 1), (5, 5, 4)).astype(np.uint8)
+        moving = np.roll(labels, (18, 18, 8), (0, 1, 2))
+        far = measure_hausdorff(pair_of(labels, moving, names={1: "bladder"}), **SURFACE)[0].value
+        lost = measure_hausdorff(pair_of(labels, moving, shift(shape, 50, 0, 0), names={1: "bladder"}), **SURFACE)
+        assert 35 < far < lost[0].value
+
+    def test_lost_in_some_slices_counts_the_diagonal_of_the_plane(self):
+        shape = (20, 20, 8)
+        a = box(shape, (4, 4, 2), (12, 12, 4))
+        field = shift(shape, 0, 0, 0).copy()
+        field[0, :, :, 3] = 60
+        pair = pair_of(a, a, field, names={1: "bladder"})
+        values = measure_hd95(pair, **{**SURFACE, "per_slice": True}, directions="pooled")
+        assert [v.value for v in values] == pytest.approx([0, np.hypot(20, 30)])
+
+    def test_the_diagonal_of_the_grid_of_brats(self):
+        assert diagonal_mm((240, 240, 155), (1, 1, 1)) == pytest.approx(373.1287, abs=1e-4)
+
+    def test_what_else_could_count(self):
+        a = box((8, 8, 4), (2, 2, 1), (5, 5, 3))
+        pair = pair_of(a, a, shift(a.shape, 20, 0, 0), names={1: "bladder"})
+        with pytest.raises(ConfigError, match="missing 'nan' of surface distances is not known; write 'diagonal'"):
+            measure_asd(pair, **{**SURFACE, "missing": "nan"})
 
 
 class TestPerSlice:
@@ -221,7 +255,7 @@ class TestPerSlice:
         options = {**PLAIN, "per_slice": True}
         assert measure_dice(pair, **options) == [(0.75, 3, "bladder"), (0.75, 4, "bladder")]
         # 2 voxels of 1 mm within the plane; neighbouring slices play no part.
-        assert measure_hausdorff(pair, **options) == [(2.0, 3, "bladder"), (2.0, 4, "bladder")]
+        assert measure_hausdorff(pair, **{**SURFACE, "per_slice": True}) == [(2.0, 3, "bladder"), (2.0, 4, "bladder")]
 
     def test_a_filled_slice_has_an_outline_only(self):
         a = box((12, 12, 1), (2, 2, 0), (10, 10, 1))

@@ -30,19 +30,20 @@ def test_scores_of_a_box_that_is_found_one_voxel_off():
     true[2:6, 2:6, 1:3] = 1
     found[3:7, 2:6, 1:3] = 1
     pair = _pair(true, found)
-    (dice, absent), (distance, _) = measure_dice(pair), measure_hausdorff(pair)
+    (dice, absent), (distance, _) = measure_dice(pair), measure_hausdorff(pair, "diagonal")
     assert dice.structure == "bladder"
     assert dice.value == pytest.approx(0.75)
     assert distance.value == pytest.approx(2.0)
     assert np.isnan(absent.value)
 
 
-def test_a_structure_that_is_not_found_scores_zero_and_has_no_distance():
+def test_a_structure_that_is_not_found_scores_worst():
     true = np.zeros((6, 6, 2), np.uint8)
     true[2:4, 2:4] = 1
     pair = _pair(true, np.zeros_like(true))
     assert measure_dice(pair)[0].value == 0
-    assert np.isnan(measure_hausdorff(pair)[0].value)
+    assert measure_hausdorff(pair, "diagonal")[0].value == pytest.approx(np.linalg.norm([6 * 2, 6 * 2, 2 * 3]))
+    assert np.isnan(measure_hausdorff(pair, "drop")[0].value)
 
 
 def test_without_a_segmentation_there_is_nothing_to_measure():

@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from modalign.errors import ConfigError
 
+LOST = "lost, counts the diagonal of the grid"
+"""What surface distances remark, after a structure's name, where the result lacks it: the distance is made up."""
+
 RANDOM_SUFFIX = "_random"
 """What the names of measures end with whose features come from random weights: they are not the published ones."""
 
@@ -78,7 +81,8 @@ _TRUE_IMAGE = frozenset({"image", "true_image"})
 _PSEUDO_IMAGE = frozenset({"image", "pseudo_image"})
 _SEGMENTATION = frozenset({"image", "segmentation"})
 _LABEL_OPTIONS = {"interpolation": "nearest", "region": "grid", "per_slice": False}
-_NO_STRUCTURE = "a structure that is missing in the fixed, the moving or the warped label map"
+_SURFACE_OPTIONS = {**_LABEL_OPTIONS, "missing": "diagonal"}
+_NO_STRUCTURE = "a structure that is missing in the fixed or the moving label map, or lost with missing: drop"
 _HERE = "modalign.metrics"
 
 _ALL = (
@@ -173,29 +177,35 @@ _ALL = (
     ),
     Measure(
         "hausdorff_mm", "HD", "mm", "lower", "structure", _LABELS, 2,
-        "0 and up; the largest distance between two surfaces, so one stray voxel decides.",
-        f"{_HERE}.surface:measure_hausdorff", _LABEL_OPTIONS, undefined=_NO_STRUCTURE,
+        "0 to the diagonal of the grid; the largest distance between two surfaces, so one stray voxel decides; a lost "
+        "structure counts the diagonal; background plays no part.",
+        f"{_HERE}.surface:measure_hausdorff", _SURFACE_OPTIONS, undefined=_NO_STRUCTURE,
     ),
     Measure(
         "hd95_mm", "HD95", "mm", "lower", "structure", _LABELS, 2,
-        "0 and up; 95th percentile of the distances between two surfaces.",
-        f"{_HERE}.surface:measure_hd95", {**_LABEL_OPTIONS, "directions": "max"}, undefined=_NO_STRUCTURE,
+        "0 to the diagonal of the grid; 95th percentile of the distances between two surfaces; a lost structure counts "
+        "the diagonal; background plays no part.",
+        f"{_HERE}.surface:measure_hd95", {**_LABEL_OPTIONS, "directions": "max", "missing": "diagonal"},
+        undefined=_NO_STRUCTURE,
     ),
     Measure(
         "asd_mm", "ASD", "mm", "lower", "structure", _LABELS, 2,
-        "0 and up; mean distance between two surfaces, both directions.",
-        f"{_HERE}.surface:measure_asd", _LABEL_OPTIONS, undefined=_NO_STRUCTURE,
+        "0 to the diagonal of the grid; mean distance between two surfaces, both directions; a lost structure counts "
+        "the diagonal; background plays no part.",
+        f"{_HERE}.surface:measure_asd", _SURFACE_OPTIONS, undefined=_NO_STRUCTURE,
     ),
     Measure(
         "segmented_dice", "Dice, segmented", "", "higher", "structure", _SEGMENTATION, 2,
-        "0 to 1 per structure, between contours of the fixed scan and what a segmenter finds in the aligned image.",
+        "0 to 1 per structure, between contours of the fixed scan and what a segmenter finds in the aligned image; "
+        "background plays no part.",
         f"{_HERE}.segmented:measure_dice", undefined="a structure that is missing in the fixed label map",
     ),
     Measure(
         "segmented_hausdorff_mm", "HD, segmented", "mm", "lower", "structure", _SEGMENTATION, 2,
-        "0 and up; the largest distance between surfaces, of which a single stray voxel of the segmenter decides.",
-        f"{_HERE}.segmented:measure_hausdorff",
-        undefined="a structure that is missing in the fixed label map, or that the segmenter doesn't find",
+        "0 to the diagonal of the grid; the largest distance between surfaces, of which a single stray voxel of the "
+        "segmenter decides; a structure that it doesn't find counts the diagonal; background plays no part.",
+        f"{_HERE}.segmented:measure_hausdorff", {"missing": "diagonal"},
+        undefined="a structure that is missing in the fixed label map, or not found with missing: drop",
     ),
     Measure(
         "tre_mm", "TRE", "mm", "lower", "case", _TRUE_FIELD, 2,
@@ -223,22 +233,26 @@ _ALL = (
     ),
     Measure(
         "folding_percent", "Folding", "%", "lower", "case", _FIELD, 2,
-        "0 to 100; voxels of the fixed mask where the Jacobian determinant is not positive.",
+        "0 to 100; share of voxels whose Jacobian determinant is not positive, inside the fixed mask, so that "
+        "background plays no part.",
         f"{_HERE}.field:measure_folding", {"region": "mask"}, undefined="an empty mask",
     ),
     Measure(
         "jacobian_sd", "SD(|J|)", "", "lower", "case", _FIELD, 3,
-        "0 and up; standard deviation of the Jacobian determinant inside the fixed mask.",
+        "0 and up, 0 for rigid and affine fields; standard deviation of the Jacobian determinant inside the fixed "
+        "mask, so that background plays no part.",
         f"{_HERE}.field:measure_jacobian_sd", {"region": "mask"}, undefined="an empty mask",
     ),
     Measure(
         "sdlogj", "SDlogJ", "", "lower", "case", _FIELD, 3,
-        "0 and up; standard deviation of log |J| inside the fixed mask; folded voxels count as log 1e-9.",
+        "0 and up, 0 for rigid and affine fields; standard deviation of log |J| inside the fixed mask, so that "
+        "background plays no part; folded voxels count as log 1e-9.",
         f"{_HERE}.field:measure_sdlogj", {"region": "mask"}, undefined="an empty mask",
     ),
     Measure(
         "sdlogj_l2r", "SDlogJ (Learn2Reg script)", "", "lower", "case", _FIELD, 3,
-        "0 and up; the Learn2Reg script's value, shifted by 3 before the logarithm: several times smaller than SDlogJ.",
+        "0 and up; the Learn2Reg script's value, shifted by 3 before the logarithm: several times smaller than SDlogJ; "
+        "over the whole grid, so that even background lowers it.",
         f"{_HERE}.field:measure_sdlogj_l2r", {"region": "grid"},
         undefined="a grid of fewer than 5 voxels along an axis, or an empty mask",
     ),

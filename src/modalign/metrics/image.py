@@ -11,7 +11,18 @@ SSIM_RANGES = ("stored", "data")
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
-    """``10 log10(data_range^2 / mean squared error)`` in dB, higher is better; NaN if equal or empty, any shape."""
+    """``10 log10(data_range^2 / mean squared error)`` in dB: any number, higher is better.
+
+    Every voxel given counts, so that background which matches raises the value.
+
+    Args:
+        image: of any shape.
+        truth: of the same shape.
+        data_range: width of the intensity range, in the unit of the images.
+
+    Returns:
+        The value; NaN where the images are equal or empty, or the range is 0.
+    """
     if not image.size:
         return float("nan")
     error = float(np.mean((image.astype(np.float64) - truth) ** 2))
@@ -109,8 +120,17 @@ def measure_ssim(pair: Pair, range: str, window: str) -> list[Value]:
 
 
 def measure_nmae(pair: Pair, region: str) -> list[Value]:
-    """Mean absolute error over the width of the intensity range, per axial slice, over ``foreground`` (as the RegGAN
-    code: where the truth is not background), ``mask`` or ``slice``."""
+    """Mean absolute error against the true aligned image over the width of the intensity range, per axial slice.
+
+    Range 0 to 1, lower is better.
+
+    Args:
+        pair: the case and its alignment.
+        region: ``foreground`` (as the RegGAN code: where the truth is not background), or ``mask``: background plays no
+            part; or ``slice``: background that matches lowers the value.
+
+    NaN for a slice outside the region.
+    """
     inside = _region(pair, region)
     width = pair.moving_window[1] - pair.moving_window[0]
     values = []
@@ -121,7 +141,15 @@ def measure_nmae(pair: Pair, region: str) -> list[Value]:
 
 
 def measure_mae_hu(pair: Pair, region: str) -> list[Value]:
-    """Mean absolute error in HU over the fixed ``mask``, ``grid`` or ``foreground``, against the true image."""
+    """Mean absolute error in HU against the true aligned image, one value per case: range 0 and up, lower is better.
+
+    Args:
+        pair: the case and its alignment.
+        region: ``mask`` or ``foreground`` (where the truth is not background): background plays no part; or ``grid``,
+            where matching air lowers the value.
+
+    NaN for an empty region; no value, and a remark, where the moving scan is not in HU.
+    """
     if not _in_hu(pair):
         return []
     return _mae_hu(pair, pair.true_image, _region(pair, region))
@@ -129,6 +157,8 @@ def measure_mae_hu(pair: Pair, region: str) -> list[Value]:
 
 def measure_mae_pseudo_hu(pair: Pair, region: str) -> list[Value]:
     """Mean absolute difference in HU between aligned CT and pseudo-CT, over the fixed ``mask`` or the ``grid``.
+
+    Range 0 and up, lower is better; in the mask, background plays no part.
 
     The measure of Locor's head MRI-CT experiment (section 5), in whose head mask the recipe ``locor-cermep`` puts the
     fixed mask. A perfect alignment has the error of the pseudo-CT itself.

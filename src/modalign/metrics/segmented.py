@@ -7,7 +7,7 @@ import scipy.ndimage as ndi
 
 from modalign.metrics.overlap import dice
 from modalign.metrics.pair import Pair, Value
-from modalign.metrics.surface import hausdorff, surface_distances
+from modalign.metrics.surface import hausdorff, lost_distance, surface_distances
 
 
 def _structures(pair: Pair) -> Iterator[tuple[str, np.ndarray | None, np.ndarray | None]]:
@@ -29,7 +29,8 @@ def _structures(pair: Pair) -> Iterator[tuple[str, np.ndarray | None, np.ndarray
 def measure_dice(pair: Pair) -> list[Value]:
     """Dice of every structure between the contours of the fixed scan and the segmentation of the aligned image.
 
-    Range 0 to 1, higher is better; 0 where the segmenter finds nothing, NaN where the fixed scan lacks the structure.
+    Range 0 to 1, higher is better; background plays no part. 0 where the segmenter finds nothing,
+    NaN where the fixed scan lacks the structure.
     """
     return [
         Value(float("nan") if true is None or found is None else dice(true, found), None, name)
@@ -37,11 +38,24 @@ def measure_dice(pair: Pair) -> list[Value]:
     ]
 
 
-def measure_hausdorff(pair: Pair) -> list[Value]:
-    """Hausdorff distance in mm of every structure, as :func:`measure_dice`; NaN where the segmenter finds nothing."""
+def measure_hausdorff(pair: Pair, missing: str) -> list[Value]:
+    """Hausdorff distance of every structure between the contours of the fixed scan and the segmented aligned image.
+
+    Unit mm, range 0 and up, lower is better; background plays no part.
+
+    Args:
+        pair: the case, its alignment and the segmentation of the aligned image.
+        missing: what counts where the segmenter finds nothing: see :data:`~modalign.metrics.surface.MISSING`.
+
+    NaN where the fixed scan lacks the structure.
+    """
     spacing, values = pair.case.fixed.spacing, []
     for name, true, found in _structures(pair):
-        comparable = true is not None and found is not None and found.any()
-        value = hausdorff(surface_distances(true, found, spacing)) if comparable else float("nan")  # type: ignore[arg-type]
+        if true is None or found is None:
+            value = float("nan")
+        elif not found.any():
+            value = lost_distance(pair, name, missing)
+        else:
+            value = hausdorff(surface_distances(true, found, spacing))
         values.append(Value(value, None, name))
     return values

@@ -7,8 +7,15 @@ import numpy as np
 import scipy.ndimage as ndi
 
 from modalign.errors import ConfigError
+from modalign.metrics import LOST
 from modalign.metrics.overlap import structures
 from modalign.metrics.pair import Pair, Value
+
+MISSING = ("diagonal", "drop")
+"""What a structure counts that the truth has and the result lacks. ``diagonal``: the diagonal of the fixed grid, which
+no distance exceeds; otherwise the mean would improve with every structure that is lost. BraTS evaluates so, with the
+373.13 mm of its 240 x 240 x 155 grid (Isensee et al. 2020, "nnU-Net for Brain Tumor Segmentation"). ``drop``: nothing,
+the value is left out."""
 
 
 class SurfaceDistances(NamedTuple):
@@ -45,10 +52,18 @@ def _surface(mask: np.ndarray) -> np.ndarray:
 
 
 def hausdorff(distances: SurfaceDistances, percentile: float = 100, directions: str = "max") -> float:
-    """Hausdorff distance in mm, or a percentile of it; range 0 and up, lower is better.
+    """Hausdorff distance, or a percentile of it (Huttenlocher et al. 1993; Taha and Hanbury 2015, section 2.5).
 
-    `directions` ``max``: the larger of both directed percentiles (MONAI, and DeepMind's code in the Learn2Reg
-    evaluation); ``pooled``: the percentile of both directions' distances together (medpy, which IMSE uses).
+    Unit mm, range 0 and up, lower is better; background plays no part.
+
+    Args:
+        distances: between the surfaces of two structures, in mm.
+        percentile: 100 for the Hausdorff distance itself, which a single stray voxel decides, 95 for HD95.
+        directions: ``max``: the larger of both directed percentiles (MONAI, and DeepMind's code in the Learn2Reg
+            evaluation); ``pooled``: the percentile of both directions' distances together (medpy, which IMSE uses).
+
+    Raises:
+        ConfigError: the directions are neither.
     """
     if directions not in ("max", "pooled"):
         raise ConfigError(f"directions {directions!r} of hd95_mm are not known; write 'max' or 'pooled'")
@@ -58,27 +73,88 @@ def hausdorff(distances: SurfaceDistances, percentile: float = 100, directions: 
 
 
 def average_surface_distance(distances: SurfaceDistances) -> float:
-    """Mean distance in mm over all surface voxels of both masks; range 0 and up, lower is better."""
+    """Mean distance over all surface voxels of both masks (Cao et al. 2018, section 3.1; MONAI's with `symmetric`).
+
+    Unit mm, range 0 and up, lower is better; background plays no part.
+    """
     return float(np.concatenate(distances).mean())
 
 
-def measure_hausdorff(pair: Pair, interpolation: str, region: str, per_slice: bool) -> list[Value]:
-    """Hausdorff distance of every structure; options as :func:`~modalign.metrics.overlap.measure_dice`."""
-    return _measure(pair, hausdorff, interpolation, region, per_slice)
+def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float] | np.ndarray) -> float:
+    """Diagonal of a grid in mm, which no distance within it exceeds; axes of size 1 don't count, so that a slice has
+    the diagonal of its plane."""
+    sides = np.where(np.array(shape) > 1, np.array(shape) * np.asarray(spacing_mm, dtype=np.float64), 0.0)
+    return float(np.sqrt((sides**2).sum()))
 
 
-def measure_hd95(pair: Pair, interpolation: str, region: str, per_slice: bool, directions: str) -> list[Value]:
-    """95th percentile of the Hausdorff distance of every structure; `directions` as :func:`hausdorff`."""
-    return _measure(pair, lambda d: hausdorff(d, 95, directions), interpolation, region, per_slice)
+def lost_distance(pair: Pair, structure: str, missing: str, flat: bool = False) -> float:
+    """What the distance to a structure counts that the truth has and the result lacks, in mm; see :data:`MISSING`.
+
+    Args:
+        pair: the case; a remark says of which structures a distance is made up.
+        structure: its name.
+        missing: ``diagonal`` or ``drop``.
+        flat: whether the distance is one within an axial slice.
+
+    Raises:
+        ConfigError: `missing` is neither.
+    """
+    if missing not in MISSING:
+        raise ConfigError(f"missing {missing!r} of surface distances is not known; write 'diagonal' or 'drop'")
+    if missing == "drop":
+        return float("nan")
+    pair.remarks.add(f"{structure} {LOST}")
+    x, y, z = pair.case.grid.shape
+    return diagonal_mm((x, y, 1 if flat else z), pair.case.fixed.spacing)
 
 
-def measure_asd(pair: Pair, interpolation: str, region: str, per_slice: bool) -> list[Value]:
-    """Symmetric average surface distance of every structure (Cao et al. 2018, section 3.1)."""
-    return _measure(pair, average_surface_distance, interpolation, region, per_slice)
+def measure_hausdorff(pair: Pair, interpolation: str, region: str, per_slice: bool, missing: str) -> list[Value]:
+    """Hausdorff distance of every structure between fixed labels and moving labels warped by the field.
+
+    Unit mm, range 0 and up, lower is better; background plays no part.
+
+    Args:
+        pair: the case and its alignment.
+        interpolation: as :func:`~modalign.metrics.overlap.measure_dice`.
+        region: as :func:`~modalign.metrics.overlap.measure_dice`.
+        per_slice: as :func:`~modalign.metrics.overlap.measure_dice`; distances are then within the slice.
+        missing: what counts where warping drives a structure out of the grid, the region or the slice, so that there
+            is no distance: see :data:`MISSING`.
+
+    NaN where the fixed or the moving scan lacks the structure, which is not the alignment's doing.
+    """
+    return _measure(pair, hausdorff, interpolation, region, per_slice, missing)
+
+
+def measure_hd95(
+    pair: Pair, interpolation: str, region: str, per_slice: bool, directions: str, missing: str
+) -> list[Value]:
+    """95th percentile of the Hausdorff distance of every structure, in mm: range 0 and up, lower is better.
+
+    `directions` as :func:`hausdorff`, everything else as :func:`measure_hausdorff`; background plays no part.
+    """
+    return _measure(pair, lambda d: hausdorff(d, 95, directions), interpolation, region, per_slice, missing)
+
+
+def measure_asd(pair: Pair, interpolation: str, region: str, per_slice: bool, missing: str) -> list[Value]:
+    """Symmetric average surface distance of every structure (Cao et al. 2018, section 3.1), in mm.
+
+    Range 0 and up, lower is better; background plays no part. Options and NaN as :func:`measure_hausdorff`.
+    """
+    return _measure(pair, average_surface_distance, interpolation, region, per_slice, missing)
+
+
+class _Lost(NamedTuple):
+    """Stands for the distances to a structure that the result lacks."""
 
 
 def _measure(
-    pair: Pair, score: Callable[[SurfaceDistances], float], interpolation: str, region: str, per_slice: bool
+    pair: Pair,
+    score: Callable[[SurfaceDistances], float],
+    interpolation: str,
+    region: str,
+    per_slice: bool,
+    missing: str,
 ) -> list[Value]:
     # The three measures of this file share their distances, which is where the time goes.
     key = ("surface", interpolation, region, per_slice)
@@ -86,10 +162,18 @@ def _measure(
         pair.memory[key] = [
             (name, z, _distances(pair, a, b)) for name, z, a, b in structures(pair, interpolation, region, per_slice)
         ]
-    return [Value(float("nan") if d is None else score(d), z, name) for name, z, d in pair.memory[key]]
+    values = []
+    for name, z, distances in pair.memory[key]:
+        if isinstance(distances, _Lost):
+            value = lost_distance(pair, name, missing, flat=per_slice)
+        else:
+            value = float("nan") if distances is None else score(distances)
+        values.append(Value(value, z, name))
+    return values
 
 
-def _distances(pair: Pair, a: np.ndarray | None, b: np.ndarray | None) -> SurfaceDistances | None:
-    if a is None or b is None or not a.any() or not b.any():
+def _distances(pair: Pair, a: np.ndarray | None, b: np.ndarray | None) -> SurfaceDistances | _Lost | None:
+    """Distances between the fixed structure `a` and the warped `b`; None where the truth has nothing to compare."""
+    if a is None or b is None or not a.any():
         return None
-    return surface_distances(a, b, pair.case.fixed.spacing)
+    return surface_distances(a, b, pair.case.fixed.spacing) if b.any() else _Lost()
