@@ -1,6 +1,7 @@
 """Registration of one pair: stage after stage, both directions at once, by Adam."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ FINEST_LATTICE = 0.5
 """The deformation is computed on points this share of the control points' distance apart, or farther. A cubic spline
 has nothing finer to show, and cubic interpolation takes it to the voxels."""
 LEAST_OVERLAP = 0.05
-"""Share of the smaller image's voxels that has to stay in view of the other image."""
+"""Share of the smaller image (in mm^3, inside its mask) that has to stay in view of the other image."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def register(
         if learned:
             groups.append({"params": learned, "lr": network_rate})
         optimiser = torch.optim.Adam(groups)
-        comparison = _Comparison(levels, model, similarity, learned, spacing, rng)
+        comparison = _Comparison(levels, model, similarity, learned, spacing, pair.spacing_mm, rng)
         history = []
         first = stage.iterations - max(1, round(average * stage.iterations))
         mean = torch.zeros_like(model.parameters)
@@ -167,6 +168,7 @@ class _Comparison:
         similarity: PairSimilarity,
         learned: Sequence[Tensor],
         spacing: float,
+        voxels_mm: tuple[Sequence[float], Sequence[float]],
         rng: torch.Generator,
     ) -> None:
         self._levels, self._model, self._similarity = levels, model, similarity
@@ -178,7 +180,21 @@ class _Comparison:
             "fixed": interpolation_matrices(model.fixed_lattice, levels["fixed"].lattice, like),
             "moving": interpolation_matrices(model.moving_lattice, levels["moving"].lattice, like),
         }
-        self.overlap = 1.0
+        self._sample_mm3 = {
+            role: math.prod(step * mm for step, mm in zip(levels[role].lattice.step, sizes, strict=True))
+            for role, sizes in zip(("fixed", "moving"), voxels_mm, strict=True)
+        }
+        self._seen = {"fixed": 0.0, "moving": 0.0}
+
+    @property
+    def overlap(self) -> float:
+        """The share of the smaller image that the other one showed at the last evaluation.
+
+        Counted on the finer grid, and in mm^3: the two grids may have voxels of very different sizes.
+        """
+        finer = min(self._sample_mm3, key=lambda role: self._sample_mm3[role])
+        smaller = min(float(self._levels[r].validity.sum()) * mm3 for r, mm3 in self._sample_mm3.items())
+        return self._seen[finer] * self._sample_mm3[finer] / smaller
 
     def backward(self, weight: float, workers: Executor | None) -> tuple[float, float]:
         """Add the gradients to the parameters' `grad`; the similarity, and `weight` times the bending energy."""
@@ -201,8 +217,7 @@ class _Comparison:
         where = separable(other.lattice.normalised(points), self._up[stays]).movedim(1, -1)
         source, inside = other.warp(where)
         mask = inside * still.validity
-        if stays == "fixed":
-            self.overlap = float(mask.sum() / min(still.validity.sum(), other.validity.sum()))
+        self._seen[stays] = float(mask.sum())
         forward = stays == "fixed"
         loss = self._similarity.loss(
             still.target, source, mask, forward=forward, spacing=self._spacing, rng=self._rngs[0 if forward else 1]
@@ -250,8 +265,9 @@ def _check(parameters: Tensor, overlap: float, stage: Stage) -> None:
         )
     if overlap < LEAST_OVERLAP:
         raise ModalignError(
-            f"the images have drifted apart: {100 * overlap:.1f} % of their voxels overlap. Check that they lie on top "
-            "of each other in world coordinates (or start from their centres), or use a smaller learning rate"
+            f"the images have drifted apart: {100 * overlap:.1f} % of the smaller one lies in the other. Check that "
+            "they lie on top of each other in world coordinates (or start from their centres), or use a smaller "
+            "learning rate"
         )
 
 

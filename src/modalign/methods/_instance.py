@@ -13,13 +13,18 @@ from modalign.instance.presets import STAGES
 from modalign.methods._registration import register_by, usable_mask
 from modalign.methods.base import Method, MethodOptions
 from modalign.seeds import derive_seed
-from modalign.volumes import Volume
+from modalign.volumes import Volume, apply_affine
 
 if TYPE_CHECKING:
     import torch
 
     from modalign.instance.contract import PairSimilarity
     from modalign.instance.optimise import Pair
+
+
+LEAST_OVERLAP = 0.1
+"""Share of the smaller scan's box that has to lie in the other's for world coordinates to be trusted (`start: auto`). A
+scan of a part of the other's view lies in it entirely, and scans of two sessions by chance alone."""
 
 
 class InstanceOptions(MethodOptions):
@@ -61,7 +66,7 @@ class InstanceOptions(MethodOptions):
     start: Literal["auto", "world", "centre"] = Field(
         "auto",
         description="where to start: as the scans lie in world coordinates, or with their centres on top of each "
-        "other; auto: world, unless the centre of one scan lies outside the other",
+        "other; auto: world, unless less than a tenth of the smaller scan's box lies in the other's there",
     )
     use_masks: bool = Field(True, description="look only inside the masks of the case, where it has any")
 
@@ -108,12 +113,13 @@ class InstanceMethod(Method):
         planned = stages(options.schedule, options.affine_learning_rate, options.learning_rate, options.coarsest)
         rate = {} if self.network_rate is None else {"network_rate": getattr(options, self.network_rate)}
         total = sum(stage.iterations for stage in planned)
+        start, of_start = _start(case, options.start)
         with (
             _workers(context.threads, context.device) as workers,
             progress_bar(total, 0, self.dimension == 3, label="registration") as show,
         ):
             found = register(
-                _pair(case, self.dimension, options),
+                _pair(case, self.dimension, options.use_masks, start),
                 similarity,
                 planned,
                 options.smoothness_weight,
@@ -125,7 +131,10 @@ class InstanceMethod(Method):
                 progress=show,
                 **rate,
             )
-        return _field(found.positions, case, self.dimension), {"similarity": found.losses[-1]}
+        notes: dict[str, Any] = {"similarity": found.losses[-1]}
+        if self.dimension == 3:
+            notes["start"] = of_start
+        return _field(found.positions, case, self.dimension), notes
 
 
 @contextmanager
@@ -149,18 +158,18 @@ def _workers(threads: int, device: str) -> "Iterator[Executor | None]":
         torch.set_num_threads(before)
 
 
-def _pair(case: Case, dimension: int, options: InstanceOptions) -> "Pair":
-    """The arrays and matrices of a case; slices (dimension 2) share one grid."""
+def _pair(case: Case, dimension: int, use_masks: bool, start: np.ndarray) -> "Pair":
+    """The arrays and matrices of a case, `start` in world coordinates; slices (dimension 2) share one grid."""
     from modalign.instance.optimise import Pair
 
-    masks = (usable_mask(mask, options.use_masks) for mask in (case.fixed_mask, case.moving_mask))
+    masks = (usable_mask(mask, use_masks) for mask in (case.fixed_mask, case.moving_mask))
     fixed_mask, moving_mask = (None if mask is None else mask.data for mask in masks)
     arrays = [case.fixed.data, case.moving.data, fixed_mask, moving_mask]
     if dimension == 2:
         arrays = [None if a is None else a[:, :, 0] for a in arrays]
         to_moving: np.ndarray = np.eye(3)
     else:
-        to_moving = np.linalg.inv(case.moving.affine) @ _start(case, options.start) @ case.fixed.affine
+        to_moving = np.linalg.inv(case.moving.affine) @ start @ case.fixed.affine
     fixed_mm, moving_mm = (tuple(map(float, v.spacing[:dimension])) for v in (case.fixed, case.moving))
     fixed, moving, fixed_mask, moving_mask = arrays
     assert fixed is not None
@@ -178,16 +187,24 @@ def _field(positions: np.ndarray, case: Case, dimension: int) -> np.ndarray:
     return (own - case.grid.indices()).astype(np.float32)
 
 
-def _start(case: Case, start: str) -> np.ndarray:
-    """The affine in world coordinates, fixed to moving, from which to start."""
-    centres = [(v.affine @ np.append((np.array(v.shape) - 1) / 2, 1))[:3] for v in (case.fixed, case.moving)]
+def _start(case: Case, start: str) -> tuple[np.ndarray, str]:
+    """The affine in world coordinates, fixed to moving, from which to start, and whether it is `world` or `centre`."""
     matrix = np.eye(4)
-    apart = not (_contains(case.fixed, centres[1]) and _contains(case.moving, centres[0]))
-    if start == "centre" or (start == "auto" and apart):
+    if start == "auto":
+        start = "world" if _overlap(case.fixed, case.moving) >= LEAST_OVERLAP else "centre"
+    if start == "centre":
+        centres = [(v.affine @ np.append((np.array(v.shape) - 1) / 2, 1))[:3] for v in (case.fixed, case.moving)]
         matrix[:3, 3] = centres[1] - centres[0]
-    return matrix
+    return matrix, start
 
 
-def _contains(volume: Volume, point: np.ndarray) -> bool:
-    voxel = (np.linalg.inv(volume.affine) @ np.append(point, 1))[:3]
-    return bool(((voxel >= -0.5) & (voxel <= np.array(volume.shape) - 0.5)).all())
+def _overlap(first: Volume, second: Volume, points: int = 16) -> float:
+    """The share of the smaller scan's box that lies in the other's, in world coordinates, by points all over each."""
+    shares = []
+    for one, other in ((first, second), (second, first)):
+        axes = [(np.arange(points) + 0.5) / points * n - 0.5 for n in one.shape]
+        voxels = apply_affine(np.linalg.inv(other.affine) @ one.affine, np.stack(np.meshgrid(*axes, indexing="ij")))
+        size = np.array(other.shape).reshape(3, 1, 1, 1)
+        shares.append(((voxels >= -0.5) & (voxels <= size - 0.5)).all(0).mean())
+    # What both show is one volume, and the larger share is that of the smaller scan.
+    return float(max(shares))
