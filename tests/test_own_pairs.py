@@ -1,15 +1,29 @@
-"""Own pairs: a CSV of files, what its index holds, and the mistakes that are named."""
+"""Own pairs: a CSV of files, what its index holds, the mistakes that are named, and the workflow on them."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage as ndi
+import yaml
 from archive_files import SHAPE, index, labels, listed, pairs, scan
 
 from modalign.datasets.base import CaseFiles
 from modalign.datasets.index import COLUMNS
 from modalign.datasets.labels import read_labels, stacked_masks
+from modalign.datasets.watch import folder_stamp
 from modalign.errors import DataError
+from modalign.metrics.table import read_metrics
 from modalign.volumes import Grid, Volume, axis_aligned, to_sitk
+
+ROOT = Path(__file__).parents[1]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
 
 def test_pairs_index_holds_the_facts_of_the_files(tmp_path):
@@ -88,3 +102,108 @@ def test_pairs_csv_mistakes_are_listed_together(tmp_path):
     (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbfcase;fixed;moving;patient\r\na;x.nii;y.nii;p\r\n")
     (case,) = listed("pairs", tmp_path, fixed="mr", moving="ct")
     assert case == CaseFiles("a", tmp_path / "x.nii", tmp_path / "y.nii", patient="p")
+
+
+def test_the_stamp_of_a_folder_follows_its_files_and_is_cheap(tmp_path):
+    for case in range(2000):
+        (tmp_path / f"sub-{case:04}").mkdir()
+        (tmp_path / f"sub-{case:04}" / "t1.nii.gz").touch()
+    start = time.perf_counter()
+    before = folder_stamp(tmp_path, "ixi", {})
+    assert time.perf_counter() - start < 2
+    assert again(tmp_path, "ixi") == before
+    (tmp_path / "sub-0007/t1.nii.gz").write_text("replaced")
+    replaced = again(tmp_path, "ixi")
+    (tmp_path / "sub-0008/t1.nii.gz").unlink()
+    assert len({before, replaced, again(tmp_path, "ixi")}) == 3
+
+
+def test_the_stamp_of_own_pairs_follows_the_scans_that_the_csv_names(tmp_path):
+    for name in ("f", "m", "elsewhere"):
+        scan(tmp_path / "scans" / f"{name}.nii.gz")
+    rows = [{"case": "a", "fixed": "../scans/f.nii.gz", "moving": "../scans/m.nii.gz"}]
+    options = pairs(tmp_path / "mine", rows)
+    before = folder_stamp(tmp_path / "mine", "pairs", options)
+    (tmp_path / "scans/elsewhere.nii.gz").unlink()
+    (tmp_path / "mine/notes.txt").touch()
+    assert folder_stamp(tmp_path / "mine/pairs.csv", "pairs", options) == before
+    scan(tmp_path / "scans/m.nii.gz", shape=(9, 9, 9))
+    assert folder_stamp(tmp_path / "mine", "pairs", options) != before
+    (tmp_path / "mine/pairs.csv").write_text("no columns")  # for the index to complain about
+    assert folder_stamp(tmp_path / "mine", "pairs", options) != before
+
+
+def again(folder, reader):
+    """The stamp as a new process has it."""
+    from modalign.datasets import watch
+
+    watch._tree.cache_clear()
+    return folder_stamp(folder, reader, {})
+
+
+# --- the workflow ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """config/own-pairs.yaml on two tiny pairs with inverted contrast, the second moved by two voxels of 3 mm."""
+    if not SNAKEMAKE.exists():
+        pytest.skip("snakemake is not installed")
+    folder = tmp_path_factory.mktemp("own")
+    rows = []
+    for case, shift in (("a", 0), ("b", 2)):
+        tissue = ndi.gaussian_filter(np.random.default_rng(shift).normal(size=(16, 16, 16)), 2.5)
+        tissue = (tissue - tissue.min()) / np.ptp(tissue) * 1000
+        scan(folder / f"data/own/{case}_mr.nii.gz", (3, 3, 3), tissue.shape, data=tissue.astype(np.int16))
+        moved = np.roll(1000 - tissue, shift, axis=0).astype(np.int16)
+        scan(folder / f"data/own/{case}_ct.nii.gz", (3, 3, 3), tissue.shape, data=moved)
+        rows.append({"case": case, "split": "test", "fixed": f"{case}_mr.nii.gz", "moving": f"{case}_ct.nii.gz"})
+    pairs(folder / "data/own", rows)
+    few = {"overrides": {"rigid": False}, "measures": ["nmi"], "extra_methods": ["identity", "affine-mi"]}
+    (folder / "few.yaml").write_text(yaml.safe_dump({"datasets": {"own-pairs": few}, "statistics": {"bootstrap": 100}}))
+    result = run_own_pairs(folder, "results/comparisons/own-pairs/table.csv")
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def run_own_pairs(folder, *options):
+    configs = [ROOT / "config.yaml", ROOT / "config/own-pairs.yaml", folder / "few.yaml"]
+    command = [SNAKEMAKE, "--snakefile", ROOT / "Snakefile", "--directory", folder, "--cores", "1"]
+    command += [*options, "--configfile", *configs]
+    environment = os.environ | {"PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
+
+
+def reason_for_index(folder):
+    """Why the plan holds the job index_cases; empty if it doesn't."""
+    result = run_own_pairs(folder, "results/data/own-pairs/cases.tsv", "--dry-run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = re.search(r"^rule index_cases:.*?reason: (.*?)$", result.stdout, re.M | re.S)
+    return found[1] if found else ""
+
+
+@pytest.mark.workflow
+def test_own_pairs_are_aligned_measured_and_compared(finished):
+    nmi = {
+        method: {r.case: r.value for r in read_metrics(path) if r.metric == "nmi"}
+        for method in ("identity", "affine-mi")
+        if (path := finished / f"results/metrics/own-pairs/{method}/seed0.tsv").is_file()
+    }
+    assert set(nmi) == {"identity", "affine-mi"}
+    assert nmi["identity"]["a"] > 1.2 * nmi["identity"]["b"]
+    assert nmi["affine-mi"]["b"] > 1.1 * nmi["identity"]["b"]
+    assert "affine-mi" in (finished / "results/comparisons/own-pairs/table.csv").read_text()
+
+
+@pytest.mark.workflow
+def test_the_index_is_made_again_once_pairs_or_scans_have_changed(finished):
+    assert reason_for_index(finished) == ""
+    csv = finished / "data/own/pairs.csv"
+    original = csv.read_text()
+    csv.write_text("\n".join(original.splitlines()[:2]) + "\n")
+    assert "Updated input files: data/own/pairs.csv" in reason_for_index(finished)
+    csv.write_text(original)
+    os.utime(csv, (1, 1))  # older than the index, as it was
+    data = np.random.default_rng(5).integers(0, 1000, (16, 16, 16)).astype(np.int16)
+    scan(finished / "data/own/b_ct.nii.gz", (3, 3, 3), data.shape, data=data)
+    assert "Params have changed" in reason_for_index(finished)

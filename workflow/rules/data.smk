@@ -1,3 +1,20 @@
+from modalign.datasets.watch import csv_of, folder_stamp
+
+
+def reader_of(wildcards):
+    """Name and options of the reader of a data set."""
+    entry = PLAN.datasets[wildcards.dataset]
+    return entry["reader"], entry.get("options", {})
+
+
+def scans_stamp(wildcards):
+    """What changes if scans in a folder of the user's own are replaced, added or removed."""
+    source = PLAN.archives[PLAN.datasets[wildcards.dataset]["archive"]]["source"]
+    if source in ("phantom", "download"):
+        return ""
+    return folder_stamp(Path(source), *reader_of(wildcards))
+
+
 rule make_phantom:
     output:
         "results/archives/phantom/{archive}/modalign-phantom.json",
@@ -72,10 +89,9 @@ rule index_cases:
     params:
         out=subpath(output.cases, parent=True),
         folder=archive_folder,
-        reader=lambda wildcards: PLAN.datasets[wildcards.dataset]["reader"],
-        options=lambda wildcards: as_argument(
-            PLAN.datasets[wildcards.dataset].get("options", {})
-        ),
+        scans=scans_stamp,
+        reader=lambda wildcards: reader_of(wildcards)[0],
+        options=lambda wildcards: as_argument(reader_of(wildcards)[1]),
         split=lambda wildcards: as_argument(
             PLAN.datasets[wildcards.dataset].get("split")
         ),
