@@ -120,11 +120,22 @@ def test_sizes_of_the_residual_unet():
     assert count_parameters(ResUnet()) == expected
     images = torch.rand(2, 1, 1, 130, 129)
     assert ResUnet(2, IMSE)(*images).shape == (1, 2, 130, 129)
-    with pytest.raises(DataError, match="of 7 levels needs 256 voxels or more along each axis, and this image has 129"):
-        ResUnet()(*images)
-    with pytest.raises(DataError, match="has 64: give it 5 levels or fewer"):
-        ResUnet()(*images[..., :64, :64])
+    with pytest.raises(DataError, match="of 7 levels needs 128 voxels or more along each axis, and this image has 127"):
+        ResUnet()(*images[..., :127, :])
+    with pytest.raises(DataError, match="has 60: give it 5 levels or fewer"):
+        ResUnet(2, (8,) * 6)(*images[..., :60, :60])
     assert ResUnet(2, (8,) * 5)(*images[..., :64, :64]).shape == (1, 2, 64, 64)
+
+
+def test_the_residual_unet_takes_slices_that_are_no_power_of_two():
+    """Slices of cone-beam CT have 196 x 196 voxels; seven levels leave two voxels of 256."""
+    network = ResUnet(2, (4,) * 7)
+    nn.init.normal_(network.output.weight)
+    moving, fixed = torch.rand(2, 1, 1, 196, 196)
+    extended = [nn.functional.pad(image, (0, 60, 0, 60), mode="replicate") for image in (moving, fixed)]
+    field = network(moving, fixed)
+    assert field.shape == (1, 2, 196, 196)
+    torch.testing.assert_close(field, network(*extended)[:, :, :196, :196])
 
 
 def test_one_logit_an_image():

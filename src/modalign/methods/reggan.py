@@ -68,7 +68,8 @@ class RegGan(Translation):
         registration_channels: tuple[int, ...] = Field(
             (32, 64, 64, 64, 64, 64, 64),
             min_length=1,
-            description="channels of the registration network downwards, one number per halving; seven need 256 voxels",
+            description="channels of the registration network downwards, one number per halving; seven need 128 voxels "
+            "and pad to 256",
         )
         directions: Literal["one", "both"] = Field(
             "one", description="make the moving contrast from the fixed image, or each from the other (C+R)"

@@ -55,6 +55,9 @@ class ResUnet(nn.Module):
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """The displacement field that brings moving onto fixed.
 
+        Images whose sides don't leave two voxels at the bottom are extended at their far ends by repeating the border,
+        to no more than twice their size; the field is that of the image alone.
+
         Args:
             moving: (B, 1, *S).
             fixed: (B, 1, *S).
@@ -63,13 +66,17 @@ class ResUnet(nn.Module):
             (B, nD, *S) in voxels, array axis order.
 
         Raises:
-            DataError: the images are too small for that many levels: less than two voxels would be left.
+            DataError: the images are too small for that many levels: more than half of the network would see padding.
         """
-        levels, smallest = len(self.down), min(moving.shape[2:])
-        if smallest // 2**levels < 2:
-            message = f"a residual U-Net of {levels} levels needs {2 ** (levels + 1)} voxels or more along each axis"
-            possible = smallest.bit_length() - 2
+        levels, shape = len(self.down), moving.shape[2:]
+        needed, smallest = 2 ** (levels + 1), min(shape)
+        if 2 * smallest < needed:
+            message = f"a residual U-Net of {levels} levels needs {needed // 2} voxels or more along each axis"
+            possible = smallest.bit_length() - 1
             raise DataError(f"{message}, and this image has {smallest}: give it {possible} levels or fewer")
+        padding = [side for n in reversed(shape) for side in (0, max(0, needed - n))]
+        if any(padding):
+            moving, fixed = (functional.pad(image, padding, mode="replicate") for image in (moving, fixed))
         pool = {2: functional.max_pool2d, 3: functional.max_pool3d}[moving.ndim - 2]
         x, skips = torch.cat([moving, fixed], dim=1), []
         for block in self.down:
@@ -80,4 +87,5 @@ class ResUnet(nn.Module):
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = functional.interpolate(x, skip.shape[2:], mode=self.mode, align_corners=False)
             x = block(torch.cat([x, skip], dim=1))
-        return self.output(self.refine(x)).float()
+        field = self.output(self.refine(x)).float()
+        return field[(slice(None), slice(None), *map(slice, shape))]
