@@ -38,6 +38,17 @@ def test_a_field_on_a_smaller_grid_looks_at_the_image_in_its_own_voxels(rng):
     torch.testing.assert_close(warp(image, field), image[:, :, 2:6, 2:7])
 
 
+@pytest.mark.parametrize("field_type", [torch.bfloat16, torch.float32])
+def test_an_image_in_half_precision_is_sampled_at_exact_places(rng, field_type):
+    """In bfloat16, a coordinate of 300 voxels would be off by one, and a zero field would blur."""
+    image = torch.from_numpy(rng.random((1, 1, 300, 20))).to(torch.bfloat16) * 1000
+    field = torch.zeros(1, 2, 300, 20, dtype=field_type)
+    torch.testing.assert_close(warp(image, field), image, atol=0.1, rtol=2**-8)
+    field[:, 0] = 3.5
+    expected = (image.float()[:, :, 3:-1] + image.float()[:, :, 4:]) / 2
+    torch.testing.assert_close(warp(image, field)[:, :, :-4].float(), expected, atol=0.1, rtol=2**-8)
+
+
 def test_warp_gradients_with_respect_to_image_and_field(rng):
     image = torch.from_numpy(rng.random((1, 1, 5, 6))).requires_grad_()
     field = torch.from_numpy(rng.uniform(0.1, 0.4, (1, 2, 5, 6))).requires_grad_()

@@ -27,7 +27,7 @@ def warp(
         padding: beyond the image, repeat its "border" or take "zeros".
 
     Returns:
-        (B, C, *T).
+        (B, C, *T), of the image's type; half precision is computed in float32.
 
     Raises:
         ValueError: image and field don't fit together.
@@ -36,12 +36,14 @@ def warp(
     if dimension not in (2, 3) or field.ndim != image.ndim or field.shape[1] != dimension:
         message = f"a field for an image of shape {tuple(image.shape)} has {dimension} components, in as many axes"
         raise ValueError(f"{message}; got shape {tuple(field.shape)}")
-    positions = identity(field.shape[2:], field.device, field.dtype) + field
-    sizes = image.new_tensor(image.shape[2:], dtype=field.dtype).reshape(1, dimension, *[1] * dimension)
+    # In half precision, coordinates have no digits left for fractions of a voxel, nor for voxels beyond 256.
+    exact, sampled = (torch.promote_types(tensor.dtype, torch.float32) for tensor in (field, image))
+    positions = identity(field.shape[2:], field.device, exact) + field
+    sizes = image.new_tensor(image.shape[2:], dtype=exact).reshape(1, dimension, *[1] * dimension)
     # grid_sample wants [-1, 1] between the centres of the outermost voxels, last axis first, components last.
     normalised = 2 * positions / (sizes - 1).clamp(min=1) - 1
-    lookup = normalised.flip(1).movedim(1, -1)
-    return functional.grid_sample(image, lookup.to(image.dtype), mode, padding, align_corners=True)
+    lookup = normalised.flip(1).movedim(1, -1).to(sampled)
+    return functional.grid_sample(image.to(sampled), lookup, mode, padding, align_corners=True).to(image.dtype)
 
 
 def identity(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
