@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modalign.errors import ConfigError, DataError
+from modalign.methods._generation import GenerationOptions, contextual_term
 from modalign.networks.vgg import LAYERS, Vgg19, from_torchvision, layer_channels, vgg19
 from modalign.similarity import contextual
 from modalign.similarity.contextual import contextual_loss, contextual_similarity
@@ -164,6 +165,43 @@ def test_the_contextual_loss_forgives_shifts_but_not_other_features():
     assert same < 0.01 < other
     with pytest.raises(ValueError, match="1 feature maps can't be compared with 2"):
         contextual_loss([target], [target, target])
+
+
+@pytest.mark.parametrize("form", ["relative", "nearest"])
+def test_the_contextual_loss_is_exact_under_mixed_precision(form):
+    """With cosines in bfloat16, of 8 bits, the smallest distances of like features would all be 0."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.randn(1, 16, 8, 8, generator=random)
+    image = (target + 0.05 * torch.randn(target.shape, generator=random)).requires_grad_()
+    outcomes = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = contextual_loss([image], [target], parts=1, form=form)
+            outcomes.append([loss, *torch.autograd.grad(loss, image)])
+    assert outcomes[1][0].dtype == torch.float32
+    for exact, mixed in zip(*outcomes, strict=True):
+        assert torch.equal(exact, mixed)
+
+
+def test_the_printed_contextual_loss_is_the_mean_distance_to_the_nearest_feature(monkeypatch):
+    monkeypatch.setattr(contextual, "TILE_ELEMENTS", 50)
+    random = torch.Generator().manual_seed(0)
+    image, target = (torch.randn(2, 5, *size, generator=random) for size in ((4, 5), (3, 6)))
+    first, second = (functional.normalize(x.flatten(2), dim=1) for x in (image, target))
+    expected = (1 - torch.einsum("bci,bcj->bij", first, second)).amin(1).mean()
+    torch.testing.assert_close(contextual_loss([image], [target], parts=1, form="nearest"), expected)
+    same = contextual_loss([image], [image.roll(1, 2)], parts=1, form="nearest")
+    assert same.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_options_choose_form_and_bandwidth_of_the_contextual_loss():
+    random = torch.Generator().manual_seed(0)
+    output, reference = ([torch.randn(1, 6, 8, 8, generator=random)] for _ in range(2))
+    given = {"steps": 1, "contextual_weight": 2.0, "contextual_of": "output", "contextual_bandwidth": 0.2}
+    relative = contextual_term(output, reference, GenerationOptions(**given))
+    torch.testing.assert_close(relative, 2 * contextual_loss(reference, output, bandwidth=0.2))
+    nearest = contextual_term(output, reference, GenerationOptions(**given, contextual_form="nearest"))
+    torch.testing.assert_close(nearest, 2 * contextual_loss(reference, output, form="nearest"))
 
 
 def test_vgg19_is_that_of_torchvision(tmp_path):

@@ -29,6 +29,14 @@ class GenerationOptions(TrainingOptions):
     parts: int = Field(
         2, ge=1, description="the contextual loss compares parts of the image alone, so many along each axis"
     )
+    contextual_form: Literal["relative", "nearest"] = Field(
+        "relative",
+        description="distances relative to the smallest (Mechrez et al., as released), or the mean of the smallest "
+        "cosine distances (Eq. 9 as printed)",
+    )
+    contextual_bandwidth: float = Field(
+        0.5, gt=0, description="h of the contextual loss: how much farther than the nearest features still count"
+    )
     nce_weight: float = Field(5.0, ge=0, description="weight of PatchNCE")
     nce_width: int = Field(256, ge=1, description="width of PatchNCE's perceptron")
     places: int = Field(256, ge=2, description="places per image and layer at which PatchNCE looks")
@@ -48,7 +56,9 @@ def contextual_term(
 
     # The loss asks for a like feature of its first image at every feature of its second.
     pair = (reference, output) if options.contextual_of == "output" else (output, reference)
-    return options.contextual_weight * contextual_loss(*pair, parts=options.parts, offset=offset)
+    return options.contextual_weight * contextual_loss(
+        *pair, options.contextual_bandwidth, options.parts, offset, options.contextual_form
+    )
 
 
 def torch_random(device: "torch.device | str", seed: int, *purpose: str) -> "torch.Generator":

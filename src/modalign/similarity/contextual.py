@@ -1,11 +1,11 @@
 """The contextual loss (Mechrez et al. 2018): every feature of one image has a like one somewhere in the other.
 
 Where in the image it is doesn't matter, so that misaligned images can be compared. RbG, Eq. 9 in words; the formula is
-that of Mechrez, as in its released code.
+that of Mechrez, as in its released code. The printed one, a mean of smallest cosine distances, is there as well.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,10 +24,14 @@ def contextual_loss(
     bandwidth: float = 0.5,
     parts: int = 2,
     offset: Sequence[float] = (),
+    form: Literal["relative", "nearest"] = "relative",
 ) -> Tensor:
     """``-log CX``, averaged over the batch and added up over the layers' feature maps; 0 or more.
 
     It is about 0 if each feature of the target has one of the image very near, compared with all others of the target.
+    In the form ``nearest`` it is the mean over the target's features of the smallest cosine distance, ``1 - cosine``,
+    to a feature of the image, between 0 and 2: the printed Eq. 9 of RbG, but for a constant and for the sign that its
+    words ask for. There the features' mean stays, and neither bandwidth nor relative distances matter.
 
     Args:
         image: features of the first image, (B, C, *S) each.
@@ -37,6 +41,7 @@ def contextual_loss(
             as released.
         offset: move the cuts by this share of a part along each axis; the last part then goes on at the first border.
             Cuts that stay where they are leave traces in generated images.
+        form: see above.
 
     Raises:
         ValueError: feature maps don't fit together, or are smaller than the number of parts.
@@ -45,18 +50,29 @@ def contextual_loss(
         raise ValueError(f"feature maps smaller than {parts} voxels can't be cut into {parts} parts: take fewer parts")
     if len(image) != len(target):
         raise ValueError(f"{len(image)} feature maps can't be compared with {len(target)}")
-    return torch.stack(
-        [_of_one_layer(i, t, bandwidth, parts, offset) for i, t in zip(image, target, strict=True)]
-    ).sum()
+    losses = []
+    for maps in zip(image, target, strict=True):
+        # In float32 also under mixed precision: smallest distances are divided by.
+        i, t = (_cut(x, parts, offset).flatten(2).transpose(1, 2).float() for x in maps)
+        with torch.autocast(i.device.type, enabled=False):
+            losses.append(_nearest(i, t) if form == "nearest" else _relative(i, t, bandwidth))
+    return torch.stack(losses).sum()
 
 
-def _of_one_layer(image: Tensor, target: Tensor, bandwidth: float, parts: int, offset: Sequence[float]) -> Tensor:
-    image, target = _cut(image, parts, offset), _cut(target, parts, offset)
-    # In float32 also under mixed precision: smallest distances are divided by.
-    image, target = image.flatten(2).transpose(1, 2).float(), target.flatten(2).transpose(1, 2).float()
+def _relative(image: Tensor, target: Tensor, bandwidth: float) -> Tensor:
     mean = target.mean((0, 1))
     first, second = (functional.normalize(x - mean, dim=2, eps=1e-8) for x in (image, target))
     return -contextual_similarity(first, second, bandwidth).log().mean()
+
+
+def _nearest(image: Tensor, target: Tensor) -> Tensor:
+    first, second = (functional.normalize(x, dim=2, eps=1e-8) for x in (image, target))
+    with torch.no_grad():
+        tiles = _tiles(second.shape[1], first.shape[0] * first.shape[1])
+        nearest = [torch.bmm(second[:, start:stop], first.transpose(1, 2)).argmax(2) for start, stop in tiles]
+    # Only the nearest features take part in the gradient, so that the table of all cosines needn't be kept.
+    found = first.gather(1, torch.cat(nearest, 1)[..., None].expand(-1, -1, first.shape[2]))
+    return 1 - (found * second).sum(2).mean()
 
 
 def _cut(maps: Tensor, parts: int, offset: Sequence[float]) -> Tensor:
@@ -81,8 +97,11 @@ def contextual_similarity(first: Tensor, second: Tensor, bandwidth: float = 0.5)
         first: (B, N, C), L2-normalised.
         second: (B, M, C), L2-normalised.
         bandwidth: see above.
+
+    Mixed precision is left out: rounded cosines of like features would make all of them alike.
     """
-    return _Contextual.apply(first, second, bandwidth)
+    with torch.autocast(first.device.type, enabled=False):
+        return _Contextual.apply(first, second, bandwidth)
 
 
 class _Contextual(torch.autograd.Function):
@@ -110,16 +129,17 @@ class _Contextual(torch.autograd.Function):
         of_second = torch.zeros_like(second) if ctx.needs_input_grad[1] else None
         # d mean_j exp(best_j) = exp(best_j) / M d best_j, and best_j is the log-softmax of row winner_j at column j.
         weight = best.exp() * (gradient / second.shape[1])[:, None]
-        for one in range(len(first)):
-            rows, place = torch.unique(winner[one], return_inverse=True)
-            for start, stop in _tiles(len(rows), second.shape[1]):
-                mine = (place >= start) & (place < stop)
-                x, y = first[one, rows[start:stop]], second[one]
-                slope = _slope(x, y, place[mine] - start, mine, weight[one, mine], ctx.bandwidth)
-                if of_first is not None:
-                    of_first[one, rows[start:stop]] = slope @ y
-                if of_second is not None:
-                    of_second[one] += slope.T @ x
+        with torch.autocast(first.device.type, enabled=False):
+            for one in range(len(first)):
+                rows, place = torch.unique(winner[one], return_inverse=True)
+                for start, stop in _tiles(len(rows), second.shape[1]):
+                    mine = (place >= start) & (place < stop)
+                    x, y = first[one, rows[start:stop]], second[one]
+                    slope = _slope(x, y, place[mine] - start, mine, weight[one, mine], ctx.bandwidth)
+                    if of_first is not None:
+                        of_first[one, rows[start:stop]] = slope @ y
+                    if of_second is not None:
+                        of_second[one] += slope.T @ x
         return of_first, of_second, None
 
 
