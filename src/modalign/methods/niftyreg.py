@@ -1,7 +1,7 @@
 """NiftyReg: block-matching affine, then free-form deformation with NMI, MIND or MIND-SSC."""
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +14,14 @@ from modalign.methods._registration import register_by, usable_mask
 from modalign.methods.base import Method, MethodOptions
 from modalign.spatial.niftyreg import binary, read_deformation, run, write_image
 
-
-@dataclass(frozen=True)
-class _Weights:
-    bending_energy: float
-    linear_energy: float
-    use_masks: bool
-
-
-_DEFAULTS = _Weights(0.001, 0.01, use_masks=False)
-PRESETS = {
-    ("default", "nmi"): _DEFAULTS,
-    ("default", "mind"): _DEFAULTS,
-    ("default", "mindssc"): _DEFAULTS,
-    # For Locor both weights were tuned; only the point for MIND was published, with its code.
-    ("locor", "nmi"): _Weights(0.001, 0.01, use_masks=True),
-    ("locor", "mind"): _Weights(1.0262e-4, 2.3381e-3, use_masks=True),
-    ("locor", "mindssc"): _Weights(1.0262e-4, 2.3381e-3, use_masks=True),
+_DEFAULTS = {"bending_energy": 0.001, "linear_energy": 0.01}
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {**_DEFAULTS, "use_masks": False, "mask_affine": True},
+    # The experiments for Locor gave the masks to reg_f3d and not to reg_aladin.
+    "locor": {**_DEFAULTS, "use_masks": True, "mask_affine": False},
 }
+_TUNED = {"bending_energy": 1.0262e-4, "linear_energy": 2.3381e-3}
+"""For Locor both weights were tuned; only the point for MIND was published, with its code."""
 
 
 class NiftyReg(Method):
@@ -44,6 +34,8 @@ class NiftyReg(Method):
 
     class Options(MethodOptions):
         """Settings of NiftyReg. What is None is taken from the preset."""
+
+        presets = PRESETS
 
         preset: Literal["default", "locor"] = Field(
             "default", description="default: reg_f3d's own weights; locor: those used for the Locor paper, and masks"
@@ -60,7 +52,18 @@ class NiftyReg(Method):
             True, description="run reg_aladin first; where it finds too few blocks to match, reg_f3d starts without"
         )
         use_masks: bool | None = Field(None, description="measure inside the masks of the case, where it has them")
+        mask_affine: bool | None = Field(
+            None, description="where masks are used, by reg_aladin as well; null = yes, or by reg_f3d alone (locor)"
+        )
         binary_folder: str | None = Field(None, description="folder of reg_aladin, reg_f3d and reg_transform")
+
+        @classmethod
+        def completed(cls, given: Mapping[str, Any], *presets: Mapping[str, Any]) -> dict[str, Any]:
+            """The presets, with the weights that were tuned for the similarity."""
+            tuned = given.get("preset") == "locor" and given.get("similarity", "nmi") != "nmi"
+            return super().completed(_without_none(given), *presets, _TUNED if tuned else {})
+
+    options: Options
 
     def align(self, case: Case) -> Alignment:
         """Run the programs in a folder of their own and warp by the deformation they find."""
@@ -68,10 +71,6 @@ class NiftyReg(Method):
 
     def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
         options, threads = self.options, self.context.threads
-        weights = PRESETS[options.preset, options.similarity]
-        be = weights.bending_energy if options.bending_energy is None else options.bending_energy
-        le = weights.linear_energy if options.linear_energy is None else options.linear_energy
-        use_masks = weights.use_masks if options.use_masks is None else options.use_masks
         tools = {t: binary(t, options.binary_folder) for t in ("reg_aladin", "reg_f3d", "reg_transform")}
         similarity = {
             "nmi": ["--nmi"],
@@ -79,7 +78,8 @@ class NiftyReg(Method):
             "mindssc": ["--mindssc", str(options.mind_offset)],
         }[options.similarity]
         spline = ["-sx", f"{-options.spacing_voxels:g}", "-ln", str(options.levels), "-maxit", str(options.iterations)]
-        freeform = [*similarity, "-be", f"{be:g}", "-le", f"{le:g}", *spline, *(["-vel"] if options.velocity else [])]
+        penalties = ["-be", f"{options.bending_energy:g}", "-le", f"{options.linear_energy:g}"]
+        freeform = [*similarity, *penalties, *spline, *(["-vel"] if options.velocity else [])]
 
         with tempfile.TemporaryDirectory(prefix="modalign-niftyreg-") as name:
             folder = Path(name)
@@ -88,23 +88,25 @@ class NiftyReg(Method):
             images: list[str | Path] = ["-ref", folder / "fixed.nii", "-flo", folder / "moving.nii"]
             masks: list[str | Path] = []
             for flag, mask in (("-rmask", case.fixed_mask), ("-fmask", case.moving_mask)):
-                usable = usable_mask(mask, use_masks)
+                usable = usable_mask(mask, bool(options.use_masks))
                 if usable is not None:
                     write_image(folder / f"{flag}.nii", usable, self.dimension)
                     masks += [flag, folder / f"{flag}.nii"]
-            common: list[str | Path] = [*images, *masks, "-omp", str(threads), "-voff"]
+            common: list[str | Path] = [*images, "-omp", str(threads), "-voff"]
+            for_affine = masks if options.mask_affine else []
             initial: list[str | Path] = []
             if options.affine:
                 output: list[str | Path] = ["-aff", folder / "affine.txt", "-res", folder / "affine.nii"]
                 try:
-                    run([tools["reg_aladin"], *common, *output], threads)
+                    run([tools["reg_aladin"], *common, *for_affine, *output], threads)
                     initial = ["-aff", folder / "affine.txt"]
                 except ModalignError as error:
                     # Slices with a corner of the body have too few structured blocks to match.
                     if "Not enough correspond" not in str(error):
                         raise
             grid, positions = folder / "grid.nii", folder / "positions.nii"
-            run([tools["reg_f3d"], *common, *initial, *freeform, "-cpp", grid, "-res", folder / "warped.nii"], threads)
+            output = ["-cpp", grid, "-res", folder / "warped.nii"]
+            run([tools["reg_f3d"], *common, *masks, *initial, *freeform, *output], threads)
             run([tools["reg_transform"], "-ref", folder / "fixed.nii", "-def", grid, positions], threads)
             field = read_deformation(positions, case.grid, self.dimension)
         notes = {
@@ -115,3 +117,7 @@ class NiftyReg(Method):
             "threads": threads,
         }
         return field, notes
+
+
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
