@@ -1,5 +1,6 @@
 """The classical methods: do they find a known deformation, repeat themselves, and refuse what they can't do?"""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -378,3 +379,44 @@ def test_declaring_the_methods_imports_no_heavy_library():
 def test_inverting_twice_is_where_the_truth_comes_from():
     case, body = volume_pair()
     np.testing.assert_allclose(invert(invert(case.true_field))[:, body], case.true_field[:, body], atol=0.05)
+
+
+def test_niftyreg_of_the_locor_paper_masks_the_deformation_alone(tmp_path):
+    """By programs that write down what they are called with."""
+    record = tmp_path / "calls"
+    for tool in ("reg_aladin", "reg_f3d"):
+        (tmp_path / tool).write_text(f"#!/bin/sh\necho {tool} $@ >> {record}\n")
+    (tmp_path / "reg_transform").write_text("#!/bin/sh\nexit 3\n")
+    for tool in ("reg_aladin", "reg_f3d", "reg_transform"):
+        (tmp_path / tool).chmod(0o755)
+    case, body = slice_pair()
+    mask = case.fixed.like(body.astype(np.uint8))
+    masked = replace(blind(case), fixed_mask=mask, moving_mask=mask)
+    given = {}
+    for name, options in (
+        ("locor", {"preset": "locor"}),
+        ("all", {"preset": "locor", "mask_affine": True}),
+        ("default", {"use_masks": True}),
+        ("none", {}),
+    ):
+        record.unlink(missing_ok=True)
+        with pytest.raises(ModalignError, match="exit status 3: reg_transform"):
+            make("niftyreg", {**options, "binary_folder": str(tmp_path)}, 2).align(masked)
+        lines = record.read_text().splitlines()
+        given[name] = {line.split()[0]: ("-rmask" in line) + ("-fmask" in line) for line in lines}
+    both, neither = {"reg_aladin": 2, "reg_f3d": 2}, {"reg_aladin": 0, "reg_f3d": 0}
+    assert given == {"locor": {"reg_aladin": 0, "reg_f3d": 2}, "all": both, "default": both, "none": neither}
+
+
+def test_every_step_of_syn_is_an_option():
+    case, _ = contrast_pair(axis_aligned((24, 24, 20), (1, 1, 1)), largest_voxels=1)
+    quick = {"preset": "locor", "iterations": (1, 1, 1, 1), "linear_iterations": (1, 1, 1, 1)}
+
+    def arguments(**options):
+        return make("syn", {**quick, **options}).align(blind(case)).notes["arguments"]
+
+    assert re.findall(r"Rigid\S+|Affine\S+|SyN\S+", arguments()) == ["Rigid[0.1]", "Affine[0.1]", "SyN[0.1,3.0,0.0]"]
+    chosen = arguments(rigid_step=0.7, affine_step=1.5, step=0.4)
+    assert re.findall(r"Rigid\S+|Affine\S+|SyN\S+", chosen) == ["Rigid[0.7]", "Affine[1.5]", "SyN[0.4,3.0,0.0]"]
+    with pytest.raises(ConfigError, match="preset rbg has no rigid transform: leave rigid_step out"):
+        make("syn", {"rigid_step": 0.5})

@@ -14,7 +14,7 @@ from modalign.files import read_json, write_json
 from modalign.gaussian_process import posterior_mean
 from modalign.methods import method_class, method_names
 from modalign.spatial.fields import write_itk_field
-from modalign.tuning import choose, choose_job, suggest, trial_job
+from modalign.tuning import as_it_is, choose, choose_job, suggest, trial_job
 from modalign.tuning_ranges import Range, ranges_of, tuned_spec
 from modalign.volumes import Volume, axis_aligned, write_volume
 
@@ -109,6 +109,44 @@ def test_the_first_trial_is_the_method_as_it_is(shift, store, tmp_path):
     (first,) = run_trials({**shift, "options": {"x": 1.5}}, store, tmp_path / "trials", [0])
     assert first["values"]["x"] == 1.5
     assert first["score"] == pytest.approx(np.hypot(1.5 - TRUTH[0], first["options"]["y"] - TRUTH[1]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("niftyreg", {"preset": "locor"}, {"bending_energy": 0.001, "linear_energy": 0.01}),
+        (
+            "niftyreg",
+            {"preset": "locor", "similarity": "mind", "linear_energy": 0.05},
+            {"bending_energy": 1.0262e-4, "linear_energy": 0.05, "mind_offset": 1},
+        ),
+        (
+            "syn",
+            {"preset": "locor", "step": 0.3},
+            {
+                "rigid_step": 0.1,
+                "affine_step": 0.1,
+                "step": 0.3,
+                "winsorize_quantile": 0.005,
+                "update_variance": 3.0,
+                "total_variance": 0.0,
+                "linear_iterations": 100,
+                "iterations": 40,
+            },
+        ),
+        # Three levels of iterations aren't multiples on four, and 2100 on the first lies outside the range.
+        (
+            "syn",
+            {"preset": "rbg"},
+            {"affine_step": 0.25, "step": 0.2, "winsorize_quantile": 0, "update_variance": 3, "total_variance": 0},
+        ),
+        ("corrfield", {"alpha": 1000.0}, {"beta": 150.0, "gamma": 5.0, "delta": 1}),
+    ],
+)
+def test_the_first_trial_has_the_options_of_the_preset(method, options, expected):
+    resolved = method_class(method)(options).options.model_dump()
+    found = as_it_is({"method": method, "dimension": 3, "options": options}, ranges_of(method, resolved))
+    assert {name: at for name, at in found.items() if name != "search_radius"} == expected
 
 
 def test_nothing_of_the_test_split_is_read(shift, store, tmp_path):
@@ -208,6 +246,7 @@ def test_the_posterior_mean_is_closer_to_the_truth_than_the_noisy_values(rng):
         ("niftyreg", {"similarity": "nmi"}),
         ("niftyreg", {"similarity": "mind"}),
         ("syn", {"preset": "locor"}),
+        ("syn", {"preset": "cao"}),
         ("corrfield", {}),
     ],
 )

@@ -79,8 +79,7 @@ def trial_job(
     if not cases.ids([VALIDATION]):
         raise DataError(f"{store} has no validation cases to tune on: give the data set's split some")
     known = [read_json(out.parent / f"trial-{i}.json") for i in range(number - number % parallel)]
-    own = method_class(spec["method"])(spec.get("options"), spec["dimension"]).options.model_dump()
-    first = {name: at for name, r in ranges.items() if (at := r.searched(own[name])) is not None}
+    first = as_it_is(spec, ranges)
     # In a child of its own, because PyTorch, which the search imports, doesn't like to be forked.
     searched = supervised(
         lambda: suggest(ranges, known, number, MEASURES[objective].better, startup, first, seed, cases.dataset)
@@ -133,6 +132,15 @@ def _scores(
     rows = measure_run(store, aligned, [objective], method="", seed=0, cases=ids, **settings).rows
     values = {case: [row.value for row in rows if row.case == case] for case in ids}
     return {case: float(np.mean(found)) for case, found in values.items() if found}
+
+
+def as_it_is(spec: Mapping[str, Any], ranges: Ranges) -> dict[str, Number]:
+    """The searched numbers that stand for the method's own options, those of its preset included.
+
+    Options that lie outside their ranges, or that none of the searched numbers stands for, are left out.
+    """
+    own = method_class(spec["method"])(spec.get("options"), spec["dimension"]).options.model_dump()
+    return {name: at for name, searched in ranges.items() if (at := searched.searched(own[name])) is not None}
 
 
 def suggest(

@@ -47,6 +47,8 @@ class Range:
         """The number in the range that stands for an option, or None if there is none."""
         if option is None:
             return None
+        if self.multiples and len(option) != len(self.multiples):
+            return None
         number = option[0] / self.multiples[0] if self.multiples else option
         return number if self.low <= number <= self.high else None
 
@@ -111,8 +113,9 @@ def _niftyreg(options: Mapping[str, Any]) -> dict[str, Range]:
 
 
 def _syn(options: Mapping[str, Any]) -> dict[str, Range]:
+    steps = [name for name in ("rigid_step", "affine_step", "step") if options[name] is not None]
     return {
-        "step": Range(0.1, 2.0),
+        **dict.fromkeys(steps, Range(0.1, 2.0)),
         "winsorize_quantile": Range(0.0, 0.05),
         "update_variance": Range(0.5, 8.0),
         "total_variance": Range(0.0, 2.0),

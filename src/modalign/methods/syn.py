@@ -1,43 +1,49 @@
 """SyN, symmetric normalisation, with mutual information, by ANTs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modalign.cases import Alignment, Case
 from modalign.methods._registration import register_by, usable_mask
 from modalign.methods.base import Method, MethodOptions
 from modalign.seeds import derive_seed
 
-
-@dataclass(frozen=True)
-class _Settings:
-    """What the presets differ in, beside the linear stages."""
-
-    step: float
-    update_variance: float
-    total_variance: float
-    iterations: tuple[int, ...]
-    linear_iterations: tuple[int, int, int, int]
-    convergence: str
-    winsorize_quantile: float
-    normalise_percent: float | None
-    use_masks: bool
-
-
 # antspyx 0.6.3, ants.registration(type_of_transform="SyN").
-_LIBRARY = _Settings(0.2, 3.0, 0.0, (40, 20, 0), (2100, 1200, 1200, 0), "1e-7,8", 0.0, None, False)
-PRESETS = {
+_LIBRARY = {
+    "affine_step": 0.25,
+    "step": 0.2,
+    "update_variance": 3.0,
+    "total_variance": 0.0,
+    "iterations": (40, 20, 0),
+    "linear_iterations": (2100, 1200, 1200, 0),
+    "winsorize_quantile": 0.0,
+    "use_masks": False,
+}
+PRESETS: dict[str, dict[str, Any]] = {
     # The code of Register by Generation: the library's SyN on images scaled by their 1st and 99th percentiles.
-    "rbg": _Settings(**{**vars(_LIBRARY), "normalise_percent": 1.0}),
+    "rbg": _LIBRARY,
     # Honkamaa's experiments for Locor: (10, 5, 2.5, 1) x 100 linear and (5, 3.5, 2.5, 1) x 40 SyN iterations.
-    "locor": _Settings(0.1, 3.0, 0.0, (200, 140, 100, 40), (1000, 500, 250, 100), "1e-6,10", 0.005, None, True),
+    "locor": {
+        "rigid_step": 0.1,
+        "affine_step": 0.1,
+        "step": 0.1,
+        "update_variance": 3.0,
+        "total_variance": 0.0,
+        "iterations": (200, 140, 100, 40),
+        "linear_iterations": (1000, 500, 250, 100),
+        "winsorize_quantile": 0.005,
+        "use_masks": True,
+    },
     # Cao et al. 2018 say "SyN ... by using MI in the ANTs toolbox" after an affine with MI, and nothing else.
     "cao": _LIBRARY,
 }
+_NORMALISED_PERCENT = {"rbg": 1.0}
+"""Images are scaled to the range between this percentile and its opposite."""
+_CONVERGENCE = {"rbg": "1e-7,8", "locor": "1e-6,10", "cao": "1e-7,8"}
 
 
 class SyN(Method):
@@ -51,12 +57,18 @@ class SyN(Method):
     class Options(MethodOptions):
         """Settings of SyN. What is None is taken from the preset."""
 
+        presets = PRESETS
+
         preset: Literal["rbg", "locor", "cao"] = Field(
             "rbg",
             description="rbg: antspyx's SyN after scaling to percentiles 1-99; locor: the arguments used for the "
             "comparison in the Locor paper; cao: antspyx's SyN as it is, because that paper names MI and no setting",
         )
         step: float | None = Field(None, gt=0, description="gradient step of SyN, in voxels")
+        rigid_step: float | None = Field(
+            None, gt=0, description="gradient step of the rigid transform, in voxels; the preset locor alone has one"
+        )
+        affine_step: float | None = Field(None, gt=0, description="gradient step of the affine transform, in voxels")
         update_variance: float | None = Field(
             None, ge=0, description="Gaussian smoothing of the update, voxels squared"
         )
@@ -74,6 +86,19 @@ class SyN(Method):
             True, description="run ANTs with one thread, so that the same seed gives the same bytes"
         )
 
+        @classmethod
+        def completed(cls, given: Mapping[str, Any], *presets: Mapping[str, Any]) -> dict[str, Any]:
+            """The given options, as far as they are given, over those of the preset."""
+            return super().completed({name: v for name, v in given.items() if v is not None}, *presets)
+
+        @model_validator(mode="after")
+        def _rigid_where_there_is_one(self) -> "SyN.Options":
+            if self.rigid_step is not None and self.preset != "locor":
+                raise ValueError(f"preset {self.preset} has no rigid transform: leave rigid_step out, or take locor")
+            return self
+
+    options: Options
+
     def align(self, case: Case) -> Alignment:
         """Run antsRegistration and warp by its affine and deformation together."""
         return register_by(case, self.dimension, self._register)
@@ -81,37 +106,36 @@ class SyN(Method):
     def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
         from modalign.spatial.ants import ants_registration, to_ants
 
-        threads = 1 if self.options.deterministic else self.context.threads
-        settings = self._settings()
+        options = self.options
+        threads = 1 if options.deterministic else self.context.threads
         fixed, moving = case.fixed, case.moving
-        if settings.normalise_percent is not None:
-            fixed, moving = (v.like(_by_percentiles(v.data, settings.normalise_percent)) for v in (fixed, moving))
+        if (percent := _NORMALISED_PERCENT.get(options.preset)) is not None:
+            fixed, moving = (v.like(_by_percentiles(v.data, percent)) for v in (fixed, moving))
         volumes = {
             "FIXED": fixed,
             "MOVING": moving,
-            "FIXED_MASK": usable_mask(case.fixed_mask, settings.use_masks),
-            "MOVING_MASK": usable_mask(case.moving_mask, settings.use_masks),
+            "FIXED_MASK": usable_mask(case.fixed_mask, bool(options.use_masks)),
+            "MOVING_MASK": usable_mask(case.moving_mask, bool(options.use_masks)),
         }
         images = {
             name: to_ants(volume, self.dimension, threads, is_mask=name.endswith("MASK"))
             for name, volume in volumes.items()
             if volume is not None
         }
-        stages = self._stages(settings, set(images), shortest=min(case.fixed.shape[: self.dimension]))
+        stages = self._stages(set(images), shortest=min(case.fixed.shape[: self.dimension]))
         seed = derive_seed(self.context.seed, case.dataset, case.id, "syn")
         field, _ = ants_registration(images, stages, case.grid, seed, threads)
         notes = {"tool": f"antspyx {version('antspyx')}", "arguments": " ".join(stages), "threads": threads}
         return field, notes
 
-    def _settings(self) -> _Settings:
-        chosen = {k: getattr(self.options, k) for k in vars(_LIBRARY) if hasattr(self.options, k)}
-        given = {k: v for k, v in chosen.items() if v is not None}
-        return _Settings(**{**vars(PRESETS[self.options.preset]), **given})
-
-    def _stages(self, settings: _Settings, images: set[str], shortest: int) -> list[str]:
+    def _stages(self, images: set[str], shortest: int) -> list[str]:
         """The arguments of antsRegistration, with shrink factors that leave 8 (2D: 32) voxels on the shortest axis."""
+        options = self.options
+        # The preset has filled in what isn't given.
+        assert options.iterations is not None
+        assert options.linear_iterations is not None
         masks = "[" + ",".join(m if m in images else "NA" for m in ("FIXED_MASK", "MOVING_MASK")) + "]"
-        metric = f"Mattes[FIXED,MOVING,1,{self.options.bins}"
+        metric = f"Mattes[FIXED,MOVING,1,{options.bins}"
         # A quarter of fewer samples than that, inside a mask, can leave the linear transforms undetermined.
         limit = max(1, shortest // (8 if self.dimension == 3 else 32))
 
@@ -119,21 +143,21 @@ class SyN(Method):
             factors = "x".join(str(min(s, limit)) for s in shrink)
             return ["--shrink-factors", factors, "--smoothing-sigmas", "x".join(map(str, sigmas)) + "vox"]
 
-        linear_iterations = "x".join(map(str, settings.linear_iterations))
-        count = len(settings.iterations)
+        linear_iterations = "x".join(map(str, options.linear_iterations))
+        count = len(options.iterations)
         sigmas = tuple(range(count - 1, -1, -1))
         syn = [
-            *("--transform", f"SyN[{settings.step},{settings.update_variance},{settings.total_variance}]"),
+            *("--transform", f"SyN[{options.step},{options.update_variance},{options.total_variance}]"),
             *("--metric", f"{metric}]"),
-            *("--convergence", f"[{'x'.join(map(str, settings.iterations))},{settings.convergence}]"),
+            *("--convergence", f"[{'x'.join(map(str, options.iterations))},{_CONVERGENCE[options.preset]}]"),
             *levels(tuple(2**s for s in sigmas), sigmas),
             *("--masks", masks),
         ]
-        if self.options.preset == "locor":
+        if options.preset == "locor":
             # From coinciding image centres.
             linear = [
                 argument
-                for transform in ("Rigid[0.1]", "Affine[0.1]")
+                for transform in (f"Rigid[{options.rigid_step}]", f"Affine[{options.affine_step}]")
                 for argument in (
                     *("--transform", transform, "--metric", f"{metric},Regular,0.25]"),
                     *("--convergence", f"[{linear_iterations},1e-6,10]", *levels((8, 4, 2, 1), (3, 2, 1, 0))),
@@ -144,12 +168,12 @@ class SyN(Method):
         else:
             # As the library has it: from coinciding centres of mass, and masks only for the deformation.
             linear = [
-                *("--transform", "Affine[0.25]", "--metric", f"{metric},Regular,0.2]"),
+                *("--transform", f"Affine[{options.affine_step}]", "--metric", f"{metric},Regular,0.2]"),
                 *("--convergence", f"[{linear_iterations},1e-6,10]", *levels((4, 2, 2, 1), (3, 2, 1, 0))),
                 *("--masks", "[NA,NA]"),
             ]
             initial = "[FIXED,MOVING,1]"
-        q = settings.winsorize_quantile
+        q = options.winsorize_quantile
         winsorize = ["--winsorize-image-intensities", f"[{q},{1 - q}]"] if q else []
         return ["--initial-moving-transform", initial, "--use-histogram-matching", "0", *winsorize, *linear, *syn]
 
