@@ -29,6 +29,24 @@ for shape, window, heads, channels in (((8, 9), 3, 2, 14), ((3, 4, 3), 2, 1, 3))
         torch.testing.assert_close(fused, tiled, atol=1e-5, rtol=1e-5)
 """
 
+CHANNELS_LAST = """
+import torch
+from modalign.networks.daca_triton import triton_window_attention
+
+torch.manual_seed(0)
+for batch in (1, 2):
+    images = [torch.randn(batch, 6, 5, 7) for _ in range(3)]
+    field, weights = 2 * torch.randn(batch, 2, 5, 7), torch.randn(batch, 6, 5, 7)
+    results = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        here = [image.to(memory_format=order).requires_grad_() for image in images]
+        output = triton_window_attention(*here, field.to(memory_format=order), 3, 2)
+        gradients = torch.autograd.grad(output, here, weights.to(memory_format=order))
+        results.append([output, *gradients])
+    for rows, last in zip(*results):
+        torch.testing.assert_close(rows, last, atol=1e-6, rtol=1e-6)
+"""
+
 COMPILED = """
 import sys
 from triton import compile
@@ -61,6 +79,11 @@ def run(script: str, **environment: str) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is there for Linux")
 def test_the_kernels_agree_with_the_tiles_in_the_interpreter():
     run(INTERPRETED, TRITON_INTERPRET="1")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is there for Linux")
+def test_the_order_of_images_in_memory_makes_no_difference():
+    run(CHANNELS_LAST, TRITON_INTERPRET="1")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is there for Linux")

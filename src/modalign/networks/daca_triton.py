@@ -39,12 +39,11 @@ class _TritonAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, field: Tensor, window: int, heads: int, precision: str
     ) -> Tensor:
-        plan = make_plan(field, window, BLOCK_PIXELS)
-        scale = logit_scale(query, heads)
-        queries, keys, values = by_pixel(query * scale, plan, heads), plan.pad(key), plan.pad(value)
+        plan, scale = make_plan(field, window, BLOCK_PIXELS), logit_scale(query, heads)
+        weights, queries, keys, values = _laid_out(plan, query * scale, key, value, heads)
         attended, normalisation = torch.empty_like(queries), torch.empty_like(queries[:, 0])
         _forward[(len(plan.tiles), heads)](
-            *(queries, keys, values, plan.weights, plan.phase, plan.tiles, attended, normalisation),
+            *(queries, keys, values, weights, plan.phase, plan.tiles, attended, normalisation),
             *_sizes(plan, keys),
             **_constants(plan, query, heads, window, precision),
             num_warps=8,
@@ -61,12 +60,12 @@ class _TritonAttention(torch.autograd.Function):
         query, key, value, field, output, normalisation = ctx.saved_tensors
         window, heads, precision, scale = ctx.arguments
         plan = make_plan(field, window, BLOCK_PIXELS)
-        queries, keys, values = by_pixel(query * scale, plan, heads), plan.pad(key), plan.pad(value)
-        d_attended = by_pixel(gradients[0], plan, heads)
-        mean = (d_attended * by_pixel(output, plan, heads)).sum(1)
+        weights, queries, keys, values = _laid_out(plan, query * scale, key, value, heads)
+        d_attended = by_pixel(gradients[0], plan, heads).contiguous()
+        mean = (d_attended * by_pixel(output, plan, heads)).sum(1).contiguous()
         d_queries, d_keys, d_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
         _backward[(len(plan.tiles), heads)](
-            *(queries, keys, values, plan.weights, plan.phase, plan.tiles),
+            *(queries, keys, values, weights, plan.phase, plan.tiles),
             *(d_attended, normalisation, mean, d_queries, d_keys, d_values),
             *_sizes(plan, keys),
             **_constants(plan, query, heads, window, precision),
@@ -225,6 +224,15 @@ def _store(tensor, stacked, row, present, pixels, CHANNELS: tl.constexpr, PADDED
     channel = tl.arange(0, PADDED)
     there = present[:, None] & (channel < CHANNELS)[None, :]
     tl.store(tensor + row[:, None] + channel[None, :] * pixels, summed, mask=there)
+
+
+def _laid_out(plan: Plan, query: Tensor, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Weights, queries by pixel, padded keys and values in row-major memory, by whose order the kernels count.
+
+    Images in channels-last order keep theirs through indexing and padding.
+    """
+    tensors = plan.weights, by_pixel(query, plan, heads), plan.pad(key), plan.pad(value)
+    return tuple(tensor.contiguous() for tensor in tensors)
 
 
 def _constants(plan: Plan, query: Tensor, heads: int, window: int, precision: str) -> dict[str, Any]:
