@@ -88,9 +88,10 @@ def write_alignment(store: CaseStore, out: Path, voxels: np.ndarray | None) -> N
         image = moved(store.load(case, ("fixed", "moving")).moving.data, -int(voxels[number]))
         write_volume(out / case / "image.nii.gz", Volume(image, GRID.affine))
         write_itk_field(out / case / "field.nii.gz", field, GRID)
-        cases.append({"case": case, "ok": True, "seconds": 0.5, "peak_memory_mb": 100.0, "notes": {}})
+        cases.append({"case": case, "ok": True, "seconds": 0.5, "notes": {}})
     status = {"ok": voxels is not None, "error": "" if voxels is not None else REASON, "cases": cases}
     status |= {"device": "cpu", "machine": "x86_64", "python": "3.11", "modalign": "0.1.0", "seed": 0}
+    status |= {"peak_memory_mb": 100.0, "packages": {"numpy": "1.2.3", "scipy": "4.5.6"}}
     write_json(out / "run-1-of-1.json", status)
 
 

@@ -186,10 +186,26 @@ def test_trust_table_follows_the_figures(results, page):
 
 def test_provenance_names_versions_time_and_configuration(page):
     text = visible(page[page.index('id="provenance"') :])
-    for word in ("modalign", "numpy", "align_cases", "12.5", "321", "note: a <b> & c", "statistics:"):
+    for word in ("modalign", "numpy", "scipy", "4.5.6", "align_cases", "12.5", "321", "note: a <b> & c", "statistics:"):
         assert word in text
     assert provenance.data_digest({"checksums": {"p0": {"fixed": "00", "moving": "11"}}}) in text
     assert provenance.data_digest({}) == ""
+
+
+def test_versions_are_those_of_the_runs_and_say_whose(tmp_path):
+    for stage, method, packages in (
+        ("aligned", "locor", {"torch": "2.1"}),
+        ("aligned", "syn-cao", {"antspyx": "0.5", "torch": "2.2"}),
+        ("models", "locor", {"torch": "2.1"}),
+    ):
+        name = "train.json" if stage == "models" else "run-1-of-1.json"
+        status = {"modalign": "0.1", "python": "3.11.7", "packages": packages}
+        write_json(tmp_path / stage / "toy" / method / "seed0" / name, status)
+    found = provenance.versions_of_runs(tmp_path)
+    assert found["torch"] == {"2.1": ["locor"], "2.2": ["syn-cao"]}
+    assert found["antspyx"] == {"0.5": ["syn-cao"]}
+    assert found["Python"] == {"3.11.7": ["locor", "syn-cao"]}
+    assert "matplotlib" not in found
 
 
 def test_repeated_jobs_add_up(tmp_path):

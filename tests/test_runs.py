@@ -9,8 +9,10 @@ import pytest
 from modalign import methods
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError
+from modalign.evaluate import measure_job
 from modalign.failures import forget_failures, list_failures
 from modalign.files import read_json, write_json
+from modalign.metrics.table import read_metrics
 from modalign.runs import align_job, build_method, train_job
 from modalign.spatial.fields import read_itk_field
 from modalign.volumes import Volume, axis_aligned, read_volume, write_volume
@@ -78,12 +80,45 @@ def test_results_and_status_of_a_good_run(define, store, tmp_path):
     assert status["ok"]
     assert status["seed"] == 3
     assert [c["case"] for c in status["cases"]] == ["a", "b", "c"]
-    assert all(c["seconds"] > 0 and c["peak_memory_mb"] > 0 for c in status["cases"])
+    assert all(c["seconds"] > 0 and c["gpu_memory_mb"] is None for c in status["cases"])
+    assert status["packages"]["numpy"] == np.__version__
     fixed = CaseStore(store).load("b").fixed
     image = read_volume(tmp_path / "out" / "b" / "image.nii.gz")
     np.testing.assert_array_equal(image.data, fixed.data)
     field = read_itk_field(tmp_path / "out" / "b" / "field.nii.gz", fixed.grid)
     np.testing.assert_allclose(field[0], 1, atol=1e-6)
+
+
+def test_peak_memory_is_that_of_the_job_with_the_programs_it_starts(define, store, tmp_path):
+    hungry = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(400_000_000)'], check=True)"
+    body = SHIFT.replace("def align(self, case):", f"def align(self, case):\n        {hungry}")
+    peaks = {}
+    for name, text in (("modest", SHIFT), ("hungry", body)):
+        align_job(_spec(define(name, text)), store, tmp_path / name, seed=0)
+        peaks[name] = read_json(tmp_path / name / "run-1-of-1.json")["peak_memory_mb"]
+    assert 0 < peaks["modest"] < peaks["hungry"] - 350
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("import time; time.sleep(60)", "ran out of time"),
+        ("import faulthandler, os; faulthandler.disable(); os.abort()", "crashed .SIGABRT."),
+    ],
+)
+def test_an_early_end_leaves_what_was_finished(define, store, tmp_path, end, reason):
+    start = f"def align(self, case):\n        if case.id == 'b':\n            {end}"
+    spec, out = _spec(define("stuck", SHIFT.replace("def align(self, case):", start))), tmp_path / "out"
+    align_job(_spec(define("whole", SHIFT)), store, out, seed=0)
+    align_job(spec, store, out, seed=0, minutes=0.05)
+    status = read_json(out / "run-1-of-1.json")
+    assert [c["ok"] for c in status["cases"]] == [True, False, False]
+    assert status["cases"][0]["seconds"] > 0
+    assert re.match(f"2 of 3 cases failed; b: {reason}", status["error"])
+    measure_job(store, [out / "run-1-of-1.json"], tmp_path / "m.tsv", method="stuck", seed=0, measures=["nmi"])
+    rows = read_metrics(tmp_path / "m.tsv")
+    assert {r.case for r in rows if r.metric == "nmi"} == {"a"}
+    assert [(r.case, r.value) for r in rows if r.metric == "peak_memory_mb"] == [("", status["peak_memory_mb"])]
 
 
 def test_shards_share_the_cases(define, store, tmp_path):

@@ -8,9 +8,10 @@ from typing import Any
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError
 from modalign.files import read_json, write_json
+from modalign.metrics import MEASURES
 from modalign.metrics.features import FeatureSource
 from modalign.metrics.measure import measure_run
-from modalign.metrics.table import Row, write_metrics
+from modalign.metrics.table import Row, read_metrics, write_metrics
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,10 @@ def measure_job(
 ) -> None:
     """Measure what a method aligned; write the long table `out` and, beside it, a JSON file of notes.
 
-    Seconds and peak memory come from the status files `runs` (one per shard). Cases that failed have no rows; the
-    notes say how many failed, and why. `pseudo` is the folder of fixed images translated to the moving contrast,
-    `segmented` that of the label maps of the aligned images.
+    Seconds and memory come from the status files `runs` (one per shard): seconds and, on a GPU, its peak memory per
+    case, the peak memory of the process per job. Cases that failed have no rows; the notes say how many failed, and
+    why. `pseudo` is the folder of fixed images translated to the moving contrast, `segmented` that of the label maps of
+    the aligned images.
     """
     statuses = [read_json(path) for path in runs]
     cases = [case for status in statuses for case in status["cases"]]
@@ -58,8 +60,15 @@ def measure_job(
             workers=workers,
         )
         rows, notes = list(measured.rows), dict(measured.notes)
-    for name in ("seconds", "peak_memory_mb"):
-        rows += [Row(cases_of.dataset, method, seed, c["case"], None, "", name, float(c[name])) for c in good]
+    for name in ("seconds", "gpu_memory_mb"):
+        rows += [
+            Row(cases_of.dataset, method, seed, case["case"], None, "", name, float(case[name]))
+            for case in good
+            if case.get(name) is not None
+        ]
+    if good:
+        peak = max(float(status["peak_memory_mb"]) for status in statuses)
+        rows.append(Row(cases_of.dataset, method, seed, "", None, "", "peak_memory_mb", peak))
     failed = [case for case in cases if not case["ok"]]
     reason = ""
     if failed:
@@ -82,13 +91,22 @@ def measure_job(
 
 
 def read_statuses(metrics: Iterable[Path]) -> dict[tuple[str, str], dict[str, Any]]:
-    """How each (data set, method) went over all its seeds, from the notes beside its metrics files."""
+    """How each (data set, method) went over all its seeds, from the notes beside its metrics files.
+
+    ``ok`` and ``reason`` are those of the first seed that failed; ``failed`` lists the failed cases by seed, ``notes``
+    the remarks of all seeds by measure.
+    """
     statuses: dict[tuple[str, str], dict[str, Any]] = {}
     for path in metrics:
         record = read_json(path.with_suffix(".json"))
         key = record["dataset"], record["method"]
-        before = statuses.get(key, {"ok": True, "reason": ""})
-        statuses[key] = before if not before["ok"] else {"ok": record["ok"], "reason": record["reason"]}
+        status = statuses.setdefault(key, {"ok": True, "reason": "", "failed": {}, "notes": {}})
+        if status["ok"]:
+            status |= {"ok": record["ok"], "reason": record["reason"]}
+        if record["failed"]:
+            status["failed"][str(record["seed"])] = list(record["failed"])
+        for metric, note in record["notes"].items():
+            status["notes"].setdefault(metric, []).append(note)
     return statuses
 
 
@@ -120,7 +138,7 @@ def table_job(
         stem: path without suffix.
         extra_methods: variants that join beyond the paper, with their labels.
         methods: all configured variants; tells "not run" from "not there yet".
-        statistics: ``unit``, ``bootstrap``, ``confidence``.
+        statistics: ``unit``, ``bootstrap``, ``confidence``, ``failed``.
         seed: seeds the bootstrap.
     """
     from modalign.papers import tables
@@ -148,21 +166,22 @@ def compare_job(
 ) -> None:
     """Compare all methods of a data set by all its measures; write ``out/table.*`` and ``out/ranking.json``.
 
+    Time and memory stand beside the measures; they and measures without a better direction aren't ranked.
+
     Where some methods give no displacement field, all are ranked by the measures that don't need one, and those with a
     field once more by every measure (``of_fields`` in the JSON file). `labels` maps the variants to their names in the
     table; every other one is tested against `proposed`.
     """
     from dataclasses import asdict
 
-    from modalign.metrics import MEASURES
-    from modalign.report.own import comparison_table
+    from modalign.report.own import COSTS, comparison_table
     from modalign.report.ranking import rank_methods
     from modalign.report.tables import build_table, write_table
 
-    # TRE in voxels tells nothing that TRE in mm doesn't; measures without a better direction can't be compared.
-    shown = [name for name in measures if MEASURES[name].better != "reference"]
-    shown += ["seconds"] if "seconds" in MEASURES else []
-    table = comparison_table(dataset, labels, shown, proposed)
+    # In voxels, TRE tells nothing that it doesn't tell in mm, and would count twice.
+    shown = [name for name in measures if name != "tre_voxel" or "tre_mm" not in measures]
+    known = {row.metric for path in metrics for row in read_metrics(path)}
+    table = comparison_table(dataset, labels, shown, proposed, costs=[name for name in COSTS if name in known])
     options = _table_options(statistics, seed, {}, list(labels))
     result = build_table(table, metrics, read_statuses(metrics), read_manifests([store]), options)
     write_table(result, out / "table")
@@ -170,7 +189,9 @@ def compare_job(
     per_case: Any = {
         name: MEASURES[name].better
         for name in shown
-        if MEASURES[name].scope != "set" and "segmentation" not in MEASURES[name].needs
+        if MEASURES[name].scope != "set"
+        and MEASURES[name].better != "reference"
+        and "segmentation" not in MEASURES[name].needs
     }
     of_images = {name: better for name, better in per_case.items() if "field" not in MEASURES[name].needs}
     tested = {dataset: CaseStore(store).ids(["test"])}
@@ -192,6 +213,7 @@ def _table_options(
         unit=settings.get("unit", "patient"),
         n_boot=settings.get("bootstrap", 10_000),
         confidence=settings.get("confidence", 0.95),
+        failed=settings.get("failed", "drop"),
         seed=seed,
         extra_methods=extra,
         methods=frozenset(methods),

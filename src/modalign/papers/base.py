@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Direction = Literal["higher", "lower"]
+Direction = Literal["higher", "lower", "none"]
+"""Which values are better; ``none``: they are reported, and neither ranked nor tested."""
 Significance = Literal["p<0.001", "p<0.05", "n.s.", ""]
 
 KEY = ("dataset", "group", "method", "variant", "metric")
@@ -121,6 +122,8 @@ class Table:
         stand_ins: the configured data sets that are.
         split: which cases count.
         extras: whether methods beyond the paper may join.
+        proposed_below: the paper marks its own method where its p against every baseline is below this; None without
+            such a mark.
         ablation: whether it varies parts of the paper's own method.
         show_beats: whether cells show how many cases a method aligns better than the proposed one.
         footnotes: misprints and doubtful definitions.
@@ -139,6 +142,7 @@ class Table:
     extras: bool = True
     ablation: bool = False
     show_beats: bool = False
+    proposed_below: float | None = None
     footnotes: tuple[Footnote, ...] = ()
 
     def cells(self) -> Iterator[tuple[Block, Row, Column]]:

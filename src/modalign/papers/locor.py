@@ -75,6 +75,7 @@ TABLE_1 = Table(
     "Wilcoxon signed-rank test: p < 0.005 for Locor against every baseline on both head data sets",
     "patient",
     show_beats=True,
+    proposed_below=0.005,
     footnotes=(
         Footnote("corrField has no printed value on the head MRI-CT data: it can't handle images on two grids."),
         PSEUDO_CT,

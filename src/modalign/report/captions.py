@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from modalign.metrics import LOST
 from modalign.papers import Table
-from modalign.report.result import BlockResult, TableOptions
+from modalign.report.result import OVER_ALL, BlockResult, TableOptions
 
 NAMES = {
     "rbg": "RbG",
@@ -72,6 +73,13 @@ def caption(
     lines = [f"Each cell: reproduced mean ± sd over {unit} ({first}){below}."]
     if any(cell.seeds and not cell.n for cell in cells):
         lines.append("A measure of the whole set, such as FID, has one value per seed, and its sd is over seeds.")
+    if any(LOST in cell.warning for cell in cells):
+        lines.append(
+            "Where a method lost a structure that the truth has, its surface distance is the diagonal of the fixed "
+            "grid, so that losing a structure is never better than placing it badly; such values are marked."
+        )
+    if options.failed == "unaligned":
+        lines.append("A case on which a method failed counts as if it had not been aligned.")
     lines.append(_reproduced(blocks, table, info))
     if table.printed_source:
         lines += [f"Printed: {table.printed_source}.", _printed_tests(table)]
@@ -121,6 +129,12 @@ def _tests(table: Table, blocks: tuple[BlockResult, ...], options: TableOptions)
         best = min(cell.smallest_p for cell in tested)
         if best >= 0.05:
             lines.append(f"With so few pairs no p can be below {best:.3g}, before correction: n.s. says nothing here.")
+    if table.proposed_below is not None:
+        least = math.ceil(1 - math.log2(table.proposed_below))
+        lines.append(
+            f"{OVER_ALL}, the paper's mark of its own method: better than every baseline that has results, each with "
+            f"p < {table.proposed_below:g}, uncorrected, for which at least {least} pairs are needed."
+        )
     if any(not math.isnan(cell.ci_low) for cell in cells):
         lines.append(
             f"Intervals: {options.confidence:.0%} percentile bootstrap over patients, {options.n_boot} draws; they are "

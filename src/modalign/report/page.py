@@ -154,11 +154,12 @@ def _provenance(
     plan: ReportPlan, datasets: Sequence[DatasetResults], done: Sequence[provenance.Job], results: Path
 ) -> str:
     machines = {key: ", ".join(sorted(values)) for key, values in provenance.machines(results).items() if values}
-    names = {"device": "Device of the runs", "machine": "Machine", "python": "Python", "modalign": "modalign"}
+    names = {"device": "Device of the runs", "machine": "Machine"}
     facts = [("Seed of data and splits", str(plan.config.get("seed", "–")))]
-    facts += [(names[key], value) for key, value in machines.items() if key in ("device", "machine")]
-    facts += list(provenance.versions().items())
-    parts = ["<h3>Software and seeds</h3>", table(("What", "Value"), facts), "<h3>Data</h3>", _data(datasets)]
+    facts += [(names[key], value) for key, value in machines.items()]
+    facts += [(f"{name}, tables and figures", number) for name, number in provenance.versions().items()]
+    parts = ["<h3>Software and seeds</h3>", table(("What", "Value"), facts), _software(results)]
+    parts += ["<h3>Data</h3>", _data(datasets)]
     if done:
         parts += ["<h3>Time and memory</h3>", _times(done)]
     if plan.config:
@@ -167,6 +168,18 @@ def _provenance(
             f"<pre>{escape(_as_yaml(plan.config))}</pre></details>"
         )
     return "\n".join(parts)
+
+
+def _software(results: Path) -> str:
+    """The packages that the methods were run with, as their runs recorded them."""
+    found = provenance.versions_of_runs(results)
+    everything = {method for versions in found.values() for methods in versions.values() for method in methods}
+    rows = [
+        (name, number, "all" if set(methods) == everything else ", ".join(sorted(methods)))
+        for name, versions in sorted(found.items(), key=lambda item: item[0].lower())
+        for number, methods in sorted(versions.items())
+    ]
+    return table(("Software of the runs", "Version", "Methods"), rows) if rows else ""
 
 
 def _data(datasets: Sequence[DatasetResults]) -> str:

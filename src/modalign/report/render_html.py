@@ -75,9 +75,10 @@ def _head(block: BlockResult) -> list[str]:
     lines.append('<tr><th scope="col">Method</th>')
     shared = text.shared_source(block)
     for column in block.columns:
-        better = f'<span class="direction" title="{column.column.direction} is better">{text.arrow(column)}</span>'
+        arrow, direction = text.arrow(column), column.column.direction
+        better = f' <span class="direction" title="{direction} is better">{arrow}</span>' if arrow else ""
         source = "" if shared else f'<br><small class="source">{escape(text.source(column))}</small>'
-        lines.append(f'<th scope="col">{escape(column.label)} {better}{source}</th>')
+        lines.append(f'<th scope="col">{escape(column.label)}{better}{source}</th>')
     lines.append("</tr>")
     return lines
 

@@ -29,6 +29,7 @@ _SYMBOLS = {
     "∇": r"$\nabla$",
     "φ": r"$\phi$",
     "–": "--",
+    "†": r"$\dagger$",
     "…": r"\dots{}",
     "⁻": r"$^{-}$",
     "¹": r"$^{1}$",
@@ -105,7 +106,7 @@ def _head(block: BlockResult) -> list[str]:
                 rules.append(rf"\cmidrule(lr){{{first}-{first + n - 1}}}")
             first += n
         lines.append("".join(rules))
-    labels = [escape(f"{column.label} {text.arrow(column)}") for column in block.columns]
+    labels = [escape(text.heading(column)) for column in block.columns]
     sources = [_grey(escape(text.source(column))) for column in block.columns]
     if text.shared_source(block):
         sources = [_across(len(labels), _grey(escape(text.shared_source(block))))]

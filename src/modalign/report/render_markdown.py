@@ -42,7 +42,7 @@ def _table(block: BlockResult, result: TableResult) -> str:
 
 def _head(column: ColumnResult, with_source: bool) -> str:
     group = f"{column.column.group}: " if column.column.group else ""
-    label = _escape(f"{group}{column.label} {text.arrow(column)}")
+    label = _escape(f"{group}{text.heading(column)}")
     return f"{label}<br><sub>{_escape(text.source(column))}</sub>" if with_source else label
 
 

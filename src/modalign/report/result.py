@@ -10,6 +10,8 @@ from modalign.papers import Block, Column, PrintedValue, Row, Table
 from modalign.statistics import Unit
 
 BEYOND = "Beyond the paper"
+OVER_ALL = "†"
+"""The mark of a proposed method that is better than every baseline, see :attr:`Table.proposed_below`."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class TableOptions:
         confidence: of the intervals.
         extra_methods: method variants that join beyond the paper, with their labels.
         methods: every configured method variant; tells "not run" from "not there yet". None: those with a status.
+        failed: what a case counts on which a method failed: ``drop``, nothing, the mean is over the others; or
+            ``unaligned``, the value of the unaligned scans, as a crash counted in Locor's experiments.
     """
 
     unit: Unit = "patient"
@@ -31,10 +35,13 @@ class TableOptions:
     confidence: float = 0.95
     extra_methods: Mapping[str, str] = field(default_factory=dict)
     methods: frozenset[str] | None = None
+    failed: Literal["drop", "unaligned"] = "drop"
 
     def __post_init__(self) -> None:
         if self.unit not in ("patient", "slice"):
             raise ConfigError(f"the statistical unit is {self.unit!r}: write patient or slice")
+        if self.failed not in ("drop", "unaligned"):
+            raise ConfigError(f"failed cases are to count as {self.failed!r}: write drop or unaligned")
         if self.n_boot < 100:
             raise ConfigError(f"{self.n_boot} bootstrap draws are too few for an interval: write 100 or more")
         if not 0 < self.confidence < 1:
@@ -66,7 +73,7 @@ class Cell:
         smallest_p: the smallest p that so many pairs that differ can give.
         beats: pairs on which this method is better.
         mark: ``best`` or ``second`` of the column.
-        significance: mark by `p_holm`.
+        significance: mark by `p_holm`; on the proposed method :data:`OVER_ALL`, or nothing.
         printed: what the paper prints.
         printed_notes: footnote marks at the printed number.
         missing: why there is no value: never empty if there is none.

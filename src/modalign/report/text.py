@@ -84,8 +84,13 @@ def shortened(text: str) -> str:
 
 
 def arrow(column: ColumnResult) -> str:
-    """Which way is better."""
-    return "↑" if column.column.direction == "higher" else "↓"
+    """Which way is better; empty where nothing is."""
+    return {"higher": "↑", "lower": "↓", "none": ""}[column.column.direction]
+
+
+def heading(column: ColumnResult) -> str:
+    """A column's label with the arrow of what is better."""
+    return f"{column.label} {arrow(column)}".rstrip()
 
 
 def structure_of_head(columns: tuple[ColumnResult, ...]) -> list[tuple[str, int]]:
