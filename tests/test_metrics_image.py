@@ -1,5 +1,7 @@
 """Measures of images: against toys worked by hand, torchmetrics and scikit-image."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
@@ -8,9 +10,11 @@ from modalign.cases import Case, Intensity
 from modalign.errors import ConfigError, DataError
 from modalign.metrics.image import measure_mae_hu, measure_nmae, measure_psnr, measure_ssim, psnr, ssim
 from modalign.metrics.information import measure_nmi, normalized_mutual_information
-from modalign.metrics.pair import Pair, intensity_window, to_uint8
+from modalign.metrics.pair import Pair, intensity_window, prepared_range, to_uint8
 from modalign.metrics.structure import gradient_correlation, measure_gc
 from modalign.metrics.texture import measure_tv_z, otsu_threshold, sharpness, tv_z
+from modalign.preprocess.context import StepContext
+from modalign.preprocess.prepare import apply_steps
 from modalign.volumes import Volume
 
 
@@ -46,6 +50,30 @@ class TestEightBits:
     def test_window_is_the_stored_range_or_that_of_the_scan(self):
         assert intensity_window(np.array([-0.2, 0.7])) == (-1, 1)
         assert intensity_window(np.array([-1000, 2000])) == (-1000, 2000)
+
+    @pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+    def test_window_is_the_range_that_the_scan_was_prepared_to(self, rng, ends):
+        fixed, moving = smooth(rng, (24, 24, 3)), smooth(rng, (24, 24, 3))
+        case = Case("p1", Volume(fixed), Volume(moving), record={"steps": []})
+        context = StepContext("toy", "mr", "ct")
+        steps = [{"name": "minmax", "function": "minmax", "parameters": {"range": list(ends)}}]
+        case = apply_steps(case, steps, context)
+        pair = Pair(dataclasses.replace(case, true_image=case.moving), case.moving.data * 0.9 + 0.05 * sum(ends))
+        assert pair.moving_window == pair.fixed_window == ends
+        assert (pair.reference_u8.min(), pair.reference_u8.max()) == (0, 255)
+        scale = ends[1] - ends[0]
+        nmae, psnr = measure_nmae(pair, "slice"), measure_psnr(pair, "stored", "slice")
+        errors = np.abs(pair.image.astype(float) - pair.true_image)[:, :, 0] / scale
+        assert nmae[0].value == pytest.approx(errors.mean(), rel=1e-5)
+        assert psnr[0].value == pytest.approx(-10 * np.log10((errors**2).mean()), rel=1e-5)
+
+    def test_a_later_step_without_a_range_ends_it(self):
+        onto = {"function": "minmax", "parameters": {"range": [0, 1]}, "outcome": {"fixed": {}, "moving": {}}}
+        score = {"function": "zscore", "parameters": {}, "outcome": {"moving": {}}}
+        record = {"steps": [onto, score, {"function": "reorient", "parameters": {}, "outcome": None}]}
+        assert prepared_range(record, "fixed") == (0, 1)
+        assert prepared_range(record, "moving") is None
+        assert prepared_range({}, "fixed") is None
 
     def test_an_image_on_another_grid_is_refused(self, rng):
         with pytest.raises(DataError, match="case p1 has shape"):

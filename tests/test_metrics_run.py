@@ -1,5 +1,6 @@
 """Measuring a run: a tiny case store and alignments, written by hand, through measure_run."""
 
+import re
 import subprocess
 import sys
 
@@ -200,7 +201,14 @@ class TestFeatures:
         (fid,) = [r for r in deep["oracle"].rows if r.metric == "fid_random"]
         assert (fid.case, fid.slice, fid.structure) == ("", None, "")
         assert deep["oracle"].notes["fid_random"].startswith("18 reference and 18 aligned slices: biased upwards")
-        assert "100 subsets of 18 slices" in deep["oracle"].notes["kid_random"]
+        assert deep["oracle"].notes["kid_random"].startswith("all 18 slices at once, so there is no sd over subsets;")
+
+    def test_kid_of_subsets_has_an_sd(self, run, store):
+        options = {"kid": {"subset_size": 4, "subsets": 30}}
+        _, notes = measure_run(store, run / "oracle", ["kid"], method="m", seed=0, features=FEATURES, options=options)
+        words = re.match(r"30 subsets of 4 slices, sd ([0-9.e+-]+); 18 reference", notes["kid_random"])
+        assert words
+        assert float(words[1]) > 0
 
     def test_the_unaligned_reference_is_at_distance_zero(self, deep):
         assert mean(deep["identity"], "fid_random") == pytest.approx(0, abs=1e-3)

@@ -54,7 +54,8 @@ def kernel_distance(
         subset_size: slices in each; capped to the smaller set.
 
     Returns:
-        Mean and sample standard deviation over subsets; NaN if a set has fewer than 2 members.
+        Mean and sample standard deviation over subsets, 0 where all subsets are alike because each holds every slice;
+        NaN if a set has fewer than 2 members.
 
     Raises:
         ConfigError: a subset of fewer than 2, or no subsets.
@@ -71,7 +72,7 @@ def kernel_distance(
         chosen = [features[rng.permutation(len(features))[:size]] for features in (real, fake)]
         draws.append(_unbiased_mmd(*chosen))
         if size == len(real) == len(fake):
-            break
+            break  # Every other draw is the same.
     return float(np.mean(draws)), float(np.std(draws, ddof=1)) if len(draws) > 1 else 0.0
 
 
@@ -94,8 +95,14 @@ def measure_kid(
 ) -> tuple[float, str]:
     """KID between features of reference slices and of aligned slices, and a note with its sd over subsets.
 
+    Where a subset holds every slice of both sets, all subsets are alike, and one is drawn.
+
     The RbG code takes `subset_size` 2, which is unbiased but very noisy.
     """
     mean, sd = kernel_distance(real, fake, rng, subsets, subset_size)
     size = min(subset_size, len(real), len(fake))
-    return mean, f"{subsets} subsets of {size} slices, sd {sd:.3g}; {len(real)} reference, {len(fake)} aligned slices"
+    if size == len(real) == len(fake):
+        how = f"all {size} slices at once, so there is no sd over subsets"
+    else:
+        how = f"{subsets} subsets of {size} slices, sd {sd:.3g}"
+    return mean, f"{how}; {len(real)} reference, {len(fake)} aligned slices"

@@ -73,13 +73,13 @@ class Pair:
 
     @cached_property
     def fixed_window(self) -> tuple[float, float]:
-        """The fixed scan's intensity range, see :func:`intensity_window`."""
-        return intensity_window(self.case.fixed.data)
+        """The fixed scan's intensity range: the one it was prepared to, otherwise as :func:`intensity_window` says."""
+        return prepared_range(self.case.record, "fixed") or intensity_window(self.case.fixed.data)
 
     @cached_property
     def moving_window(self) -> tuple[float, float]:
-        """The moving scan's intensity range, which is also that of aligned and of true images."""
-        return intensity_window(self.case.moving.data)
+        """The moving scan's intensity range, which is also that of aligned and of true images; found likewise."""
+        return prepared_range(self.case.record, "moving") or intensity_window(self.case.moving.data)
 
     @cached_property
     def fixed_u8(self) -> np.ndarray:
@@ -151,9 +151,38 @@ class Pair:
         return _warp_nearest(moving, sampling_positions(None, self.case.grid, moving.grid))
 
 
+def prepared_range(record: Mapping[str, Any], side: str) -> tuple[float, float] | None:
+    """The range that a case's preparation mapped the intensities of `side` onto, from the steps in its case.json.
+
+    Args:
+        record: a case.json; one without steps says nothing.
+        side: ``fixed`` or ``moving``.
+
+    Returns:
+        Lower and upper end; None if no step maps the side onto a range, or a later step leads out of it.
+    """
+    found = None
+    for step in record.get("steps", ()):
+        if side not in (step.get("outcome") or {}):
+            continue
+        if "range" in step["parameters"]:
+            low, high = step["parameters"]["range"]
+            found = float(low), float(high)
+        elif step["function"] in _NEW_SCALES:
+            found = None
+    return found
+
+
+_NEW_SCALES = ("n4", "nyul", "zscore")
+"""Steps of preparation after which intensities lie in no given range."""
+
+
 def intensity_window(stored: np.ndarray) -> tuple[float, float]:
-    """The range that stored intensities are normalised by: (-1, 1) if they lie in it, otherwise their minimum and
-    maximum. It comes from the scan, never from a method's output, so every method is measured on one scale."""
+    """The range that intensities of unknown preparation are normalised by: (-1, 1) if they lie in it, otherwise their
+    minimum and maximum.
+
+    It comes from the scan, never from a method's output, so every method is measured on one scale.
+    """
     low, high = float(stored.min()), float(stored.max())
     if low >= -1.001 and high <= 1.001:
         return -1.0, 1.0
