@@ -1,12 +1,15 @@
 """Measuring a run: a tiny case store and alignments, written by hand, through measure_run."""
 
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
+import yaml
 
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError, DataError
@@ -18,7 +21,7 @@ from modalign.metrics.measure import load_pair, measure_run
 from modalign.metrics.structure import gradient_correlation
 from modalign.metrics.table import Row, read_metrics, write_metrics
 from modalign.spatial.fields import affine_field, write_itk_field
-from modalign.volumes import Volume, axis_aligned, write_volume
+from modalign.volumes import Volume, axis_aligned, read_volume, write_volume
 
 GRID = axis_aligned((36, 32, 6), (2.0, 2.0, 3.0))
 FEATURES = FeatureSource(image_size=75)
@@ -152,8 +155,6 @@ class TestNotes:
         assert results["oracle"].notes["psnr"].startswith("18 of 18 values left out as undefined (a slice that equals")
 
     def test_what_is_not_known(self, run, store, tmp_path):
-        import shutil
-
         shutil.copytree(run / "store", tmp_path / "store")
         (tmp_path / "store/p1/true_field.nii.gz").unlink()
         (tmp_path / "store/p2/fixed_mask.nii.gz").unlink()
@@ -172,8 +173,6 @@ class TestNotes:
         }
 
     def test_a_structure_of_one_scan_only(self, run, tmp_path):
-        import shutil
-
         shutil.copytree(run / "store", tmp_path / "store")
         path = tmp_path / "store/p1/moving_labels.nii.gz"
         only = load_pair(CaseStore(run / "store"), run / "identity", "p1", ["labels"]).case.moving_labels
@@ -187,21 +186,25 @@ class TestFeatures:
     @pytest.fixture(scope="class")
     def deep(self, run):
         store = CaseStore(run / "store")
-        names = ["fid", "kid", "lpips"]
+        names = ["fid", "kid", "kid2", "lpips"]
         return {
             method: measure_run(store, run / method, names, method=method, seed=0, features=FEATURES)
             for method in ("identity", "oracle")
         }
 
     def test_random_features_are_named(self, deep):
-        assert {r.metric for r in deep["oracle"].rows} == {"fid_random", "kid_random", "lpips_random"}
-        assert set(deep["oracle"].notes) == {"fid_random", "kid_random"}
+        assert {r.metric for r in deep["oracle"].rows} == {"fid_random", "kid_random", "kid2_random", "lpips_random"}
+        assert set(deep["oracle"].notes) == {"fid_random", "kid_random", "kid2_random"}
 
     def test_sets_have_one_value_and_notes_say_how_many_slices(self, deep):
         (fid,) = [r for r in deep["oracle"].rows if r.metric == "fid_random"]
         assert (fid.case, fid.slice, fid.structure) == ("", None, "")
         assert deep["oracle"].notes["fid_random"].startswith("18 reference and 18 aligned slices: biased upwards")
         assert deep["oracle"].notes["kid_random"].startswith("all 18 slices at once, so there is no sd over subsets;")
+
+    def test_kid_as_released_is_of_subsets_of_two(self, deep):
+        assert deep["oracle"].notes["kid2_random"].startswith("100 subsets of 2 slices, sd ")
+        assert mean(deep["oracle"], "kid2_random") != mean(deep["oracle"], "kid_random")
 
     def test_kid_of_subsets_has_an_sd(self, run, store):
         options = {"kid": {"subset_size": 4, "subsets": 30}}
@@ -255,6 +258,40 @@ class TestTheSameEveryTime:
         assert {r.slice for r in rows if r.metric == "dice" and r.structure == "rectum"} <= {1, 2, 3, 4}
         folded = [r.value for r in rows if r.metric == "folding_percent"]
         assert folded == pytest.approx([folding_percent(jacobian_determinant(field))] * 3)
+
+
+CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+SETS = {name: entry["measure_options"] for name, entry in CONFIG["datasets"].items() if entry.get("measure_options")}
+
+
+class TestOptionsOfTheConfiguration:
+    @pytest.mark.parametrize("dataset", SETS)
+    def test_are_understood_where_they_are_used(self, run, store, dataset):
+        options = SETS[dataset]
+        rows, _ = measure_run(store, run / "identity", list(options), method="m", seed=0, options=options)
+        assert {row.metric for row in rows} == set(options)
+
+    def test_are_what_the_papers_measured_by(self):
+        assert SETS["learn2reg-abdomen-mr-ct"] == {"dice": {"region": "mask"}, "hd95_mm": {"region": "mask"}}
+        for name, entry in CONFIG["datasets"].items():
+            if entry["recipe"].startswith("imse"):
+                flat = {"per_slice": True} if entry["dimensions"] == [2] else {}
+                assert SETS[name]["dice"] == {"interpolation": "linear"} | flat
+                assert SETS[name]["hd95_mm"] == {"interpolation": "linear", "directions": "pooled"} | flat
+
+    def test_the_mask_of_locor_changes_dice(self, run, store, tmp_path):
+        cut = tmp_path / "store"
+        shutil.copytree(run / "store", cut)
+        for case in store.ids():
+            mask = read_volume(cut / case / "fixed_mask.nii.gz")
+            mask.data[:16] = 0
+            write_volume(cut / case / "fixed_mask.nii.gz", mask)
+        options = SETS["learn2reg-abdomen-mr-ct"]
+        means = [
+            mean(measure_run(CaseStore(cut), run / "identity", ["dice"], method="m", seed=0, options=o), "dice")
+            for o in ({}, options)
+        ]
+        assert means[0] != pytest.approx(means[1], abs=1e-3)
 
 
 class TestTable:
@@ -363,7 +400,6 @@ def test_structure_measures_fall_with_misalignment_on_real_scans(real_scans):
     """On a registered T1 and T2 of one patient, GC and NMI fall step by step as the T2 is shifted."""
     from modalign.metrics.information import normalized_mutual_information
     from modalign.metrics.pair import to_uint8
-    from modalign.volumes import read_volume
 
     folder = real_scans / "ms_mni"
     images = []

@@ -123,6 +123,12 @@ _ALL = (
         undefined="fewer than 2 slices", features="inception",
     ),
     Measure(
+        "kid2", "KID (subsets of 2)", "", "lower", "set", _IMAGE, 4,
+        "about 0 and up; as KID, over subsets of 2 slices as in the RbG code: its mean is that of KID, but very noisy.",
+        f"{_HERE}.distribution:measure_kid", {"subsets": 100, "subset_size": 2},
+        undefined="fewer than 2 slices", features="inception",
+    ),
+    Measure(
         "sharpness", "Sharpness", "", "higher", "slice", _IMAGE, 1,
         "0 and up; variance of the Laplacian of the 8-bit image; noise raises it, even background lowers it.",
         f"{_HERE}.texture:measure_sharpness",
