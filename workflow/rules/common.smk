@@ -9,6 +9,7 @@ from snakemake.utils import validate
 ROOT = Path(workflow.current_basedir).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from modalign.config_errors import explain
 from modalign.digest import code_digest
 from modalign.devices import has_gpu
 from modalign.errors import ModalignError
@@ -17,7 +18,13 @@ from modalign.plan import make_plan, missing_sources
 from modalign.report.page_plan import describe_plan
 from modalign.report.paper_figures import figures_of, paper_figure
 
-validate(config, "../schemas/config.schema.yaml")
+try:
+    validate(config, "../schemas/config.schema.yaml")
+except WorkflowError as error:
+    # Snakemake's own message holds the schema and the configuration, tens of kilobytes.
+    if not hasattr(error.__context__, "absolute_path"):
+        raise
+    raise WorkflowError(explain(error.__context__)) from None
 
 try:
     PLAN = make_plan(config)
