@@ -256,7 +256,7 @@ def test_presets_are_the_published_ones():
     [
         ({"schedule": (1, 2)}, "schedule needs 6 numbers, 0 or more"),
         ({"schedule": (0,) * 6}, "schedule is all zeros"),
-        ({"stride": 8}, "leave gaps: take a smaller stride or a larger window_sigma"),
+        ({"window_sigma": 0.2}, "option 'window_sigma' of method locor is 0.2"),
         ({"iterations": 5}, "has no option 'iterations'"),
     ],
 )

@@ -82,8 +82,7 @@ _OPTIMISER = {"smoothness_weight": _WEIGHT, "affine_learning_rate": _RATE, "lear
 
 
 def _locor(options: Mapping[str, Any]) -> dict[str, Range]:
-    # Published from 0.35 on; below 0.5, windows at the default stride of 3 leave gaps.
-    window = {**_OPTIMISER, "window_sigma": Range(0.5, 4.0)}
+    window = {**_OPTIMISER, "window_sigma": Range(0.35, 4.0)}
     if options["basis"] == "polynomial":
         return {**window, "degree": Range(1, 3 if options["derivative"] else 5, integer=True)}
     return {**window, "network_learning_rate": _RATE, "functions": Range(1, 5, integer=True)}

@@ -1,10 +1,12 @@
 """The similarity measures that run under the instance optimiser beside Locor, one small class each."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from modalign.instance.contract import PairSimilarity
 from modalign.similarity.correlation_ratio import correlation_ratio, srwcr
@@ -41,11 +43,20 @@ class Mind(PairSimilarity):
     """The squared difference of neighbourhood descriptors, MIND-SSC or MIND.
 
     As in the ablation of the Locor paper, descriptors are of the warped image, and their differences are averaged over
-    the mask; patches at its border reach over it.
+    the mask.
+
+    Args:
+        descriptor: of an image, (1, 1, *S) to (1, C, *S).
+        reach: how far a descriptor looks along each axis, in samples. Descriptors that look at invalid samples are left
+            out. 0 keeps them, as the code of that ablation does. Beyond the image, its border repeats either way.
     """
 
-    def __init__(self, descriptor: Callable[[Tensor], Tensor]) -> None:
-        self.descriptor = descriptor
+    def __init__(self, descriptor: Callable[[Tensor], Tensor], reach: int) -> None:
+        self.descriptor, self.reach = descriptor, reach
+
+    def validity(self, mask: Tensor) -> Tensor:
+        """Where nothing invalid lies within the reach."""
+        return _eroded(mask, self.reach)
 
     def target(self, channels: Tensor, mask: Tensor) -> Tensor:
         """The descriptor of the image that stays."""
@@ -106,12 +117,23 @@ class AbsoluteDifference(PairSimilarity):
         return weighted_mean((source - target).abs(), mask)
 
 
-def _mind_ssc(radius: int = 2, dilation: int = 2) -> Mind:
-    return Mind(lambda image: mind_ssc(image, radius, dilation))
+def _eroded(mask: Tensor, reach: int) -> Tensor:
+    """The mask without what lies within `reach` samples of an invalid one, along each axis and diagonally."""
+    pool = functional.max_pool2d if mask.ndim == 4 else functional.max_pool3d
+    invalid = 1 - mask
+    for axis in range(mask.ndim - 2):
+        window = [2 * reach + 1 if a == axis else 1 for a in range(mask.ndim - 2)]
+        invalid = pool(invalid, window, 1, [n // 2 for n in window])
+    return 1 - invalid
 
 
-def _mind(sigma: float = 0.5) -> Mind:
-    return Mind(lambda image: mind(image, sigma=sigma))
+def _mind_ssc(radius: int = 2, dilation: int = 2, inside: bool = True) -> Mind:
+    return Mind(lambda image: mind_ssc(image, radius, dilation), radius + dilation if inside else 0)
+
+
+def _mind(sigma: float = 0.5, inside: bool = True) -> Mind:
+    # Patches of nearest neighbours, cut off at three standard deviations.
+    return Mind(lambda image: mind(image, sigma=sigma), 1 + math.ceil(3 * sigma) if inside else 0)
 
 
 def _nmi(**settings: Any) -> MutualInformation:

@@ -61,6 +61,11 @@ class Instance(InstanceMethod):
         radius: int = Field(2, ge=0, description="half width of the patches, in samples (mind-ssc)")
         dilation: int = Field(2, ge=1, description="distance of the compared patches, in samples (mind-ssc)")
         sigma: float = Field(0.5, gt=0, description="standard deviation of the patches, in samples (mind)")
+        inside: bool = Field(
+            True,
+            description="leave out descriptors that look over the masks (mind, mind-ssc); false: keep them, as in the "
+            "code of the Locor paper's comparison",
+        )
         width: int = Field(5, ge=3, description="width of the windows, in samples, odd (lncc)")
 
         @classmethod
@@ -84,8 +89,8 @@ class Instance(InstanceMethod):
                 "cr": ratio,
                 "mi": information,
                 "nmi": information,
-                "mind-ssc": {"radius": self.radius, "dilation": self.dilation},
-                "mind": {"sigma": self.sigma},
+                "mind-ssc": {"radius": self.radius, "dilation": self.dilation, "inside": self.inside},
+                "mind": {"sigma": self.sigma, "inside": self.inside},
                 "lncc": {"width": self.width},
             }
             return settings.get(self.similarity, {})

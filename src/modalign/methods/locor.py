@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from modalign.instance.presets import SMALL
 from modalign.methods._instance import InstanceMethod, InstanceOptions
@@ -64,19 +64,14 @@ class Locor(InstanceMethod):
             "the level; the paper gives none, the released tool has 1",
         )
         window_sigma: float = Field(
-            1.0, ge=0.3, le=8, description="standard deviation of the windows, in voxels of the level"
+            1.0,
+            ge=0.3,
+            le=8,
+            description="standard deviation of the windows, in voxels of the level; below a sixth of the stride, an "
+            "iteration sees a part of the voxels, and another one at the next",
         )
         stride: int = Field(3, ge=1, le=8, description="distance of the windows in voxels of the level")
         network_learning_rate: float = Field(1e-2, gt=0, description="of Adam for the learned basis functions")
-
-        @model_validator(mode="after")
-        def _windows_see_enough(self) -> "Locor.Options":
-            if self.stride > 6 * self.window_sigma:
-                raise ValueError(
-                    f"windows {self.stride} voxels apart with a standard deviation of {self.window_sigma:g} leave "
-                    "gaps: take a smaller stride or a larger window_sigma"
-                )
-            return self
 
     options: Options
 
