@@ -99,7 +99,16 @@ def test_panels_show_results_differences_and_failures(run, tmp_path, drawn):
     texts = words(made)
     assert any(REASON in " ".join(text.split()) for text in texts)
     tre = values.per_case["affine-mi", "tre_mm"][case]
-    assert any(text.startswith(f"TRE {tre:.2f} mm") for text in texts)
+    (numbers,) = (text for axes in made.axes for text in axes.texts if f"TRE {tre:.2f} mm" in text.get_text())
+    picture = numbers.axes
+    assert picture.images
+    drawn_at = numbers.get_window_extent(made.canvas.get_renderer())
+    frame = picture.get_window_extent()
+    assert frame.x0 <= drawn_at.x0 < drawn_at.x1 <= frame.x1
+    assert frame.y0 <= drawn_at.y0 < drawn_at.y1 <= frame.y1
+    assert numbers.get_path_effects()
+    assert any(text.get_text().startswith("Dice ") and text.get_va() == "bottom" for text in picture.texts)
+    assert not any("TRE" in text.get_text() for text in made.texts)
     assert "syn-cao" in note.alt
     assert case in note.caption
     scene = make_scene(store, case, runs, values)

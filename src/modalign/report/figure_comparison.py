@@ -147,7 +147,7 @@ def _draw_row(made: "Figure", row: FigureRow, scene: Scene | None, top: float) -
     ]
     for view in scene.views:
         grey = None if view.image is None else moving.grey(view.image)
-        pictures.append((labels[view.method], grey, view.values.replace("   ", "\n")))
+        pictures.append((labels[view.method], grey, "\n".join(view.values)))
     if scene.true_image is not None:
         pictures.append(("Truth", moving.grey(scene.true_image), ""))
     upper = top - HEAD - NAME

@@ -1,7 +1,8 @@
 """How slices are shown: grey windows, radiological orientation, checkerboards, contours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,6 +110,22 @@ def write_on(axes: "Axes", text: str) -> None:
     """Write into the upper left corner of a picture."""
     dark = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
     axes.text(0.02, 0.975, text, ha="left", va="top", transform=axes.transAxes, color="white", fontsize=8.5, bbox=dark)
+
+
+def write_values(axes: "Axes", values: Sequence[str]) -> None:
+    """Write numbers into the left corners of a picture, the first half above and the others below.
+
+    Corners of axial slices show air. An outline instead of a box leaves the picture visible behind them, and lets them
+    be read on black, grey and white.
+    """
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=2.2, foreground="black")]
+    style: dict[str, Any] = {"color": "white", "fontsize": 8, "linespacing": 1.05, "path_effects": outline}
+    half = (len(values) + 1) // 2
+    for y, side, part in ((0.985, "top", values[:half]), (0.015, "bottom", values[half:])):
+        if part:
+            axes.text(0.02, y, "\n".join(part), ha="left", va=side, transform=axes.transAxes, **style)
 
 
 def edges(box: Box, spacing: np.ndarray) -> tuple[float, float, float, float]:

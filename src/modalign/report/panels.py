@@ -17,6 +17,7 @@ from modalign.report.figures_display import (
     show_slice,
     square_size,
     write_on,
+    write_values,
 )
 from modalign.report.figures_style import RED, YELLOW, FigureNote, figure, number, save_figure
 from modalign.report.figures_values import UNALIGNED, read_values
@@ -48,7 +49,7 @@ def make_panels(
     Args:
         store: case store.
         runs: variant and folder of its alignments (with the ``run-*.json`` of the job), in the order of the rows.
-        metrics: metrics files, for the numbers beside the pictures; may lack methods.
+        metrics: metrics files, for the numbers on the pictures; may lack methods.
         out: folder to write into.
         cases: how many cases to show, those closest to the median first.
         labels: names of the variants, where they differ.
@@ -111,11 +112,9 @@ def _headings(made: "Figure", scene: Scene, top: float) -> None:
         made.text(x, (top - 0.16) / total, text, ha="center", va="center", color="#555555", fontsize=9.5)
 
 
-def _title(made: "Figure", top: float, title: str, values: str = "") -> None:
+def _title(made: "Figure", top: float, title: str) -> None:
     width, total = made.get_size_inches()
-    left, line = GAP / width, (top - 0.62 * LINE) / total
-    made.text(left, line, title, ha="left", va="center", weight="bold", fontsize=10)
-    made.text(1 - left, line, values, ha="right", va="center", fontsize=9.5, color="#222222")
+    made.text(GAP / width, (top - 0.62 * LINE) / total, title, ha="left", va="center", weight="bold", fontsize=10)
 
 
 def _draw_target(made: "Figure", scene: Scene, top: float, height: float) -> None:
@@ -142,7 +141,7 @@ def _draw_target(made: "Figure", scene: Scene, top: float, height: float) -> Non
 
 
 def _draw_row(made: "Figure", scene: Scene, title: str, view: View, top: float, height: float) -> None:
-    _title(made, top, title, view.values)
+    _title(made, top, title)
     if view.image is None:
         _draw_failure(made, view.reason, top, height)
         return
@@ -150,6 +149,7 @@ def _draw_row(made: "Figure", scene: Scene, title: str, view: View, top: float, 
     first, board, detail, fourth, last = (_axes(made, column, top, height) for column in range(5))
     _show(first, grey, scene)
     draw_box(first, scene.box, scene.spacing, YELLOW)
+    write_values(first, view.values)
     _show(board, checkerboard(fixed, grey, square_size(grey.shape, scene.spacing)), scene)
     _show(detail, grey, scene)
     draw_contours(detail, fixed, scene.spacing, YELLOW)
@@ -220,7 +220,7 @@ def _words(scenes: Sequence[Scene], store: CaseStore) -> tuple[str, str]:
         if known
         else "",
         "Deformation: where the field takes a regular grid of the fixed scan (its in-plane part); folded voxels red.",
-        "Numbers: the values of this case.",
+        "Numbers on the aligned image: the values of this case.",
     ]
     failed = [view.method for view in first.views if view.image is None]
     alt = f"Slices of {first.case}: " + ", ".join(view.method for view in first.views) + " beside the "

@@ -16,7 +16,7 @@ from modalign.spatial.fields import field_to_mm, read_itk_field
 from modalign.volumes import read_volume
 
 SHOWN = ("tre_mm", "mae_hu", "dice", "gc", "nmi", "folding_percent")
-"""Measures that are written beside the pictures, if a method has them."""
+"""Measures that are written on the pictures, if a method has them."""
 DETAIL = 0.4
 """Part of each side of the frame that the enlarged detail takes."""
 INNER = 0.15
@@ -32,7 +32,7 @@ class View:
         image: (X, Y), stored intensities of the moving modality; None if the method failed.
         field: (3, X, Y) in voxels, None if there is none.
         folded: bool (X, Y), where the field folds.
-        values: measures of the case, to be written beside.
+        values: measures of the case with their units, to be written on the image.
         reason: why there is no image.
     """
 
@@ -40,7 +40,7 @@ class View:
     image: np.ndarray | None
     field: np.ndarray | None = None
     folded: np.ndarray | None = None
-    values: str = ""
+    values: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -103,7 +103,7 @@ def make_scene(
         runs: variant and folder of its alignments.
         values: of the measures.
         z: index of the slice, if it is not to be chosen.
-        shown: measures that are written beside the pictures, where there are values.
+        shown: measures that are written on the pictures, where there are values.
     """
     case = moving_on_fixed_grid(store.load(case_id))
     windows = (
@@ -234,7 +234,7 @@ def _failure(folder: Path, case: str) -> str:
     return ""
 
 
-def _written(values: Values, method: str, case: str, shown: Sequence[str], most: int = 4) -> str:
+def _written(values: Values, method: str, case: str, shown: Sequence[str], most: int = 4) -> tuple[str, ...]:
     parts = []
     for metric in shown:
         value = values.per_case.get((method, metric), {}).get(case)
@@ -242,4 +242,4 @@ def _written(values: Values, method: str, case: str, shown: Sequence[str], most:
         if value is not None and measure is not None:
             unit = measure.unit if measure.unit == "%" else f" {measure.unit}" if measure.unit else ""
             parts.append(f"{measure.label} {value:.{measure.digits}f}{unit}")
-    return "   ".join(parts[:most])
+    return tuple(parts[:most])
