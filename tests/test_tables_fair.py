@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from test_tables import DATA, N_BOOT, cell, manifest, toy, write
 
 from modalign.cases import CaseStore
@@ -207,3 +208,34 @@ class TestTheMarkOfThePaper:
 
         marked = [(p, n) for p in papers() for n, table in tables(p).items() if table.proposed_below is not None]
         assert marked == [("locor", 1)]
+
+
+class TestTuning:
+    def caption(self, folder: Path, tuned: dict[str, frozenset[str]], **changes: object) -> str:
+        paths = [write(folder, m, {"dice": [0.5, 0.6]}) for m in ("locor", "srwcr")]
+        options = TableOptions(n_boot=N_BOOT, tuned=tuned)
+        split = str(changes.get("split", "test"))
+        return " ".join(build_table(toy(tunes=True, **changes), paths, {}, manifest(2, split=split), options).caption)
+
+    def test_says_which_rows_are_tuned(self, tmp_path: Path) -> None:
+        words = self.caption(tmp_path, {DATA: frozenset({"locor"}), "another": frozenset({"srwcr"})})
+        assert "Tuned on the validation cases in this run: Locor; as configured: Initial, ANTs & co, SRWCR." in words
+        assert "flatters" not in words
+
+    def test_says_that_none_is(self, tmp_path: Path) -> None:
+        assert "No method of this table is tuned in this run" in self.caption(tmp_path, {})
+
+    def test_warns_where_the_cases_are_those_of_the_tuning(self, tmp_path: Path) -> None:
+        words = self.caption(tmp_path, {DATA: frozenset({"locor"})}, split="validation")
+        assert "on the cases that they are tuned on, which flatters them" in words
+
+    def test_locor_as_configured_leaves_its_ablations_untuned(self) -> None:
+        from modalign.papers import tables
+
+        config = yaml.safe_load((Path(__file__).parents[1] / "config" / "locor.yaml").read_text())
+        tuned = set(config["tuning"]["methods"])
+        for number, untuned in ((1, set()), (2, {r.method for r in tables("locor")[2].blocks[0].rows} - tuned)):
+            methods = {row.method for row in tables("locor")[number].blocks[0].rows}
+            assert methods - tuned == untuned
+        assert "locor-no-derivative" in untuned
+        assert all(table.tunes for table in tables("locor").values())

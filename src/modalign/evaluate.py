@@ -125,6 +125,7 @@ def table_job(
     *,
     extra_methods: Mapping[str, str] | None = None,
     methods: Sequence[str] = (),
+    tuned: Sequence[tuple[str, str]] = (),
     statistics: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> None:
@@ -138,6 +139,7 @@ def table_job(
         stem: path without suffix.
         extra_methods: variants that join beyond the paper, with their labels.
         methods: all configured variants; tells "not run" from "not there yet".
+        tuned: the (data set, variant) pairs whose options the run tunes.
         statistics: ``unit``, ``bootstrap``, ``confidence``, ``failed``.
         seed: seeds the bootstrap.
     """
@@ -147,7 +149,7 @@ def table_job(
     if number not in tables(paper):
         known = ", ".join(map(str, tables(paper)))
         raise ConfigError(f"paper {paper} has no table {number} of results; its tables are: {known}")
-    options = _table_options(statistics, seed, extra_methods or {}, methods)
+    options = _table_options(statistics, seed, extra_methods or {}, methods, tuned)
     result = build_table(tables(paper)[number], metrics, read_statuses(metrics), read_manifests(stores), options)
     write_table(result, stem)
 
@@ -204,7 +206,11 @@ def compare_job(
 
 
 def _table_options(
-    statistics: Mapping[str, Any] | None, seed: int, extra: Mapping[str, str], methods: Sequence[str]
+    statistics: Mapping[str, Any] | None,
+    seed: int,
+    extra: Mapping[str, str],
+    methods: Sequence[str],
+    tuned: Sequence[tuple[str, str]] = (),
 ) -> Any:
     from modalign.report.result import TableOptions
 
@@ -217,4 +223,5 @@ def _table_options(
         seed=seed,
         extra_methods=extra,
         methods=frozenset(methods),
+        tuned={name: frozenset(m for d, m in tuned if d == name) for name, _ in tuned},
     )

@@ -18,10 +18,12 @@ def table(
     store: Annotated[list[Path] | None, typer.Option(help="Case store; repeat.")] = None,
     extra: Json = "{}",
     methods: Json = "[]",
+    tuned: Json = "[]",
     statistics: Json = "{}",
     seed: Seed = 0,
 ) -> None:
-    """Write a table of a paper, with the printed values beside the reproduced ones."""
+    """Write a table of a paper, with the printed values beside the reproduced ones; --tuned lists pairs of data set and
+    method whose options were tuned."""
     from modalign.evaluate import table_job
 
     table_job(
@@ -32,6 +34,7 @@ def table(
         out,
         extra_methods=parse_json(extra, "--extra"),
         methods=parse_json(methods, "--methods"),
+        tuned=parse_json(tuned, "--tuned"),
         statistics=parse_json(statistics, "--statistics"),
         seed=seed,
     )

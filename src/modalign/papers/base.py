@@ -124,6 +124,7 @@ class Table:
         extras: whether methods beyond the paper may join.
         proposed_below: the paper marks its own method where its p against every baseline is below this; None without
             such a mark.
+        tunes: whether the paper tunes the methods in it, on validation cases.
         ablation: whether it varies parts of the paper's own method.
         show_beats: whether cells show how many cases a method aligns better than the proposed one.
         footnotes: misprints and doubtful definitions.
@@ -143,6 +144,7 @@ class Table:
     ablation: bool = False
     show_beats: bool = False
     proposed_below: float | None = None
+    tunes: bool = False
     footnotes: tuple[Footnote, ...] = ()
 
     def cells(self) -> Iterator[tuple[Block, Row, Column]]:

@@ -83,6 +83,8 @@ def caption(
     lines.append(_reproduced(blocks, table, info))
     if table.printed_source:
         lines += [f"Printed: {table.printed_source}.", _printed_tests(table)]
+    if table.tunes:
+        lines += _tuned(table, blocks, options)
     if table.stand_in:
         lines.append(table.stand_in)
     if table.split == "validation":
@@ -105,6 +107,21 @@ def _reproduced(blocks: tuple[BlockResult, ...], table: Table, info: Mapping[str
     absent = [name for name in datasets if name not in info]
     text = f"Reproduced on: {', '.join(known)}." if known else "Nothing reproduced yet."
     return text + (f" Not in this run: {', '.join(absent)}." if absent else "")
+
+
+def _tuned(table: Table, blocks: tuple[BlockResult, ...], options: TableOptions) -> list[str]:
+    """Which of the reproduced rows are tuned as in the paper, and what that does to validation cases."""
+    cells = [(row.label, cell) for b in blocks for row, of_row in zip(b.rows, b.cells, strict=True) for cell in of_row]
+    shown = dict.fromkeys(label for label, cell in cells if cell.method)
+    tuned = dict.fromkeys(label for label, cell in cells if cell.method in options.tuned.get(cell.dataset, ()))
+    if not tuned:
+        return ["No method of this table is tuned in this run: all run with the options of the configuration."]
+    others = [label for label in shown if label not in tuned]
+    as_configured = f"; as configured: {', '.join(others)}" if others else ""
+    lines = [f"Tuned on the validation cases in this run: {', '.join(tuned)}{as_configured}."]
+    if table.split == "validation":
+        lines.append("Tuned rows are measured on the cases that they are tuned on, which flatters them.")
+    return lines
 
 
 def _printed_tests(table: Table) -> str:

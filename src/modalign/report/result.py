@@ -25,6 +25,7 @@ class TableOptions:
         confidence: of the intervals.
         extra_methods: method variants that join beyond the paper, with their labels.
         methods: every configured method variant; tells "not run" from "not there yet". None: those with a status.
+        tuned: variants whose options this run tunes on validation cases, by data set.
         failed: what a case counts on which a method failed: ``drop``, nothing, the mean is over the others; or
             ``unaligned``, the value of the unaligned scans, as a crash counted in Locor's experiments.
     """
@@ -35,6 +36,7 @@ class TableOptions:
     confidence: float = 0.95
     extra_methods: Mapping[str, str] = field(default_factory=dict)
     methods: frozenset[str] | None = None
+    tuned: Mapping[str, frozenset[str]] = field(default_factory=dict)
     failed: Literal["drop", "unaligned"] = "drop"
 
     def __post_init__(self) -> None:

@@ -165,6 +165,7 @@ def _marks_at(table: Table, row: Row, column: Column, marks: Mapping[int, str]) 
 def _provenance(table: Table, paths: list[Path], options: TableOptions, info: Manifests) -> dict[str, Any]:
     datasets = sorted({column.dataset for _, _, column in table.cells()} & set(info))
     settings = asdict(options) | {"methods": sorted(options.methods) if options.methods is not None else None}
+    settings["tuned"] = {dataset: sorted(methods) for dataset, methods in options.tuned.items()}
     return {
         "paper": table.paper,
         "table": table.number,
