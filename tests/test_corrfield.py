@@ -253,6 +253,49 @@ def test_keypoints_keep_to_the_fixed_mask():
     assert mean_error(part.field, case.true_field, half) < 0.6 * before
 
 
+def test_nothing_outside_the_moving_mask_counts(rng):
+    case, body = pair(3)
+    seen = ndi.binary_dilation(body, iterations=2)
+    clutter = 3000 * ndi.gaussian_filter(rng.normal(size=seen.shape), 2)
+    cases = [
+        replace(
+            blind(case),
+            moving=case.moving.like(np.where(seen, case.moving.data, other)),
+            fixed_mask=case.fixed.like(body.astype(np.uint8)),
+            moving_mask=case.moving.like(seen.astype(np.uint8)),
+        )
+        for other in (clutter, clutter[::-1])
+    ]
+    method, careless = (method_class("corrfield")({"preset": "small", "use_masks": used}) for used in (True, False))
+    first, second = (method.align(c).field for c in cases)
+    np.testing.assert_array_equal(first, second)
+    before = mean_error(np.zeros_like(case.true_field), case.true_field, body)
+    assert mean_error(first, case.true_field, body) < 0.6 * before
+    disturbed, otherwise = (careless.align(c).field for c in cases)
+    assert np.abs(disturbed - otherwise)[:, body].mean() > 0.05
+
+
+@pytest.mark.parametrize("shift", [(2.4, -1.3), (1.5, 0.5)])
+def test_the_way_back_finds_the_same_displacement_although_it_starts_on_whole_voxels(shift, rng):
+    scene = ndi.gaussian_filter(rng.normal(size=(80, 80)), 1.5)
+    fixed, moving = scene[16:-16, 16:-16], ndi.shift(scene, shift, order=3)[16:-16, 16:-16]
+    images = [mind_ssc(torch.from_numpy(rescaled(i))[None, None], dilation=1, sigma=1.0)[0] for i in (fixed, moving)]
+    points = keypoints(rescaled(fixed), np.pad(np.ones((28, 28)), 10), 4)
+    tree = spanning_tree(points, np.zeros(len(points)), 150)
+
+    def search(target, source, start):
+        costs = patch_costs(target, source, start, (6, 6), 1, 2).mul_(2.5)
+        return expected_displacement(min_marginals(costs, tree), 1, 5.0).numpy()
+
+    there = search(*images, points)
+    arrived = np.rint(points + there).astype(int)
+    back = -search(*images[::-1], arrived)
+    remainder = arrived - points - there
+    apart = [np.abs((d - there).mean(0)).max() for d in (back, back + remainder, back - remainder)]
+    assert apart[0] < 0.08
+    assert apart[0] < 0.8 * min(apart[1:])
+
+
 def test_bad_settings_and_images_are_refused_with_advice(rng):
     with pytest.raises(ConfigError, match="every stage needs a value of each: search_radius 3, nms_width 2"):
         register(pair(3)[0], 3, preset="paper", nms_width=(4, 4))

@@ -1,7 +1,7 @@
 """corrField from beginning to end, in 2D and 3D."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +72,8 @@ def corrfield(
     mask: np.ndarray | None = None,
     max_keypoints: int = 2000,
     device: str = "cpu",
+    moving_mask: np.ndarray | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, list[int]]:
     """Register two images of any contrast by a sparse discrete search (Heinrich et al. 2015).
 
@@ -88,6 +90,9 @@ def corrfield(
         mask: where keypoints may lie; None is everywhere.
         max_keypoints: of a stage; memory grows with them, and time with their cube.
         device: of the descriptors and the search, cpu or cuda.
+        moving_mask: where the moving image is valid; outside, the nearest valid values take its place, so that nothing
+            there has edges to match. None is everywhere. The original program has none.
+        progress: told of every stage that is done: how many.
 
     Returns:
         The field (nD, *S), float32, in voxels with ``moving(x + field(x))`` like ``fixed(x)``, and the number of
@@ -98,7 +103,7 @@ def corrfield(
     """
     weights = weights or Weights()
     fixed_image = rescaled(fixed, mask)
-    moving_image = torch.as_tensor(rescaled(moving), device=device)[None, None]
+    moving_image = torch.as_tensor(rescaled(_inside(moving, moving_mask), moving_mask), device=device)[None, None]
     descriptor = _descriptor(torch.as_tensor(fixed_image, device=device)[None, None], weights)
     means = ndi.uniform_filter(fixed_image, _INTENSITY_WINDOW, mode="nearest")
     total = torch.zeros(1, fixed.ndim, *fixed.shape, device=device)
@@ -120,7 +125,17 @@ def corrfield(
         step = torch.as_tensor(update, device=device)[None]
         total = step + warp(total, step)
         counts.append(len(points))
+        if progress is not None:
+            progress(number)
     return total[0].cpu().numpy(), counts
+
+
+def _inside(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """The image with every voxel outside the mask replaced by the nearest one inside."""
+    if mask is None or not mask.any():
+        return image
+    nearest = ndi.distance_transform_edt(mask == 0, return_distances=False, return_indices=True)
+    return image[tuple(nearest)]
 
 
 def rescaled(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -151,6 +166,8 @@ def _displacements(
 
     forward = search(fixed, moving, points)
     expected = expected_displacement(forward, stage.step, weights.gamma).cpu().numpy()
+    # Backward labels are displacements as well, from whichever whole voxel the search starts: nothing to add for the
+    # rounding, which only moves the place of which they tell, by half a voxel at most.
     arrived = np.clip(np.rint(points + expected).astype(int), 0, np.array(shape) - 1)
     backward = search(moving, fixed, arrived)
     both = forward.add_(backward.flip(list(range(1, backward.ndim)))).div_(2)

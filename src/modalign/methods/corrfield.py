@@ -1,5 +1,6 @@
 """corrField: a discrete search for sparse correspondences, and a thin-plate spline through them."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -77,7 +78,11 @@ class CorrField(Method):
         max_keypoints: int = Field(
             2000, ge=8, description="at most in a stage: the cubes grow until there are no more; the original has none"
         )
-        use_masks: bool = Field(True, description="put keypoints inside the fixed mask alone, where the case has one")
+        use_masks: bool = Field(
+            True,
+            description="put keypoints inside the fixed mask alone, and look for them inside the moving one, where the "
+            "case has them",
+        )
 
         @model_validator(mode="after")
         def _as_many(self) -> "CorrField.Options":
@@ -100,25 +105,40 @@ class CorrField(Method):
 
     def align(self, case: Case) -> Alignment:
         """Register on the fixed grid and warp."""
-        return register_by(case, self.dimension, self._register)
+        from modalign.training.progress import progress_bar
 
-    def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
+        slices = case.fixed.shape[2] if self.dimension == 2 else 1
+        count, done = slices * len(self.options.step), 0
+        with progress_bar(count, 0, label="stages") as show:
+
+            def one(part: Case) -> tuple[np.ndarray, dict[str, Any]]:
+                nonlocal done
+                found = self._register(part, lambda stages: show(done + stages, {}))
+                done += len(self.options.step)
+                return found
+
+            return register_by(case, self.dimension, one)
+
+    def _register(self, case: Case, progress: Callable[[int], None]) -> tuple[np.ndarray, dict[str, Any]]:
         from modalign.corrfield.register import Weights, corrfield
 
         options = self.options
         case = moving_on_fixed_grid(case)
-        mask = usable_mask(case.fixed_mask, options.use_masks)
+        masks = [usable_mask(mask, options.use_masks) for mask in (case.fixed_mask, case.moving_mask)]
         plane: Any = (slice(None), slice(None), 0) if self.dimension == 2 else ...
         names = ("alpha", "beta", "gamma", "delta", "sigma", "sigma1", "lambda_tps")
+        fixed_mask, moving_mask = (None if mask is None else mask.data[plane] for mask in masks)
         with torch_threads(self.context.threads):
             field, counts = corrfield(
                 case.fixed.data[plane],
                 case.moving.data[plane],
                 options.stages(),
                 Weights(**{name: getattr(options, name) for name in names}),
-                None if mask is None else mask.data[plane],
+                fixed_mask,
                 options.max_keypoints,
                 self.context.device,
+                moving_mask,
+                progress,
             )
         if self.dimension == 2:
             field = np.concatenate([field, np.zeros_like(field[:1])])[..., None]

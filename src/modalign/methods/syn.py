@@ -21,7 +21,9 @@ _LIBRARY = {
     "iterations": (40, 20, 0),
     "linear_iterations": (2100, 1200, 1200, 0),
     "winsorize_quantile": 0.0,
+    # Neither source has masks. The library would give them to the deformation alone, which starts from the affine.
     "use_masks": False,
+    "mask_affine": True,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     # The code of Register by Generation: the library's SyN on images scaled by their 1st and 99th percentiles.
@@ -37,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "linear_iterations": (1000, 500, 250, 100),
         "winsorize_quantile": 0.005,
         "use_masks": True,
+        "mask_affine": True,
     },
     # Cao et al. 2018 say "SyN ... by using MI in the ANTs toolbox" after an affine with MI, and nothing else.
     "cao": _LIBRARY,
@@ -82,6 +85,9 @@ class SyN(Method):
             None, ge=0, lt=0.5, description="intensities beyond this quantile, at each end, are clipped"
         )
         use_masks: bool | None = Field(None, description="measure inside the masks of the case, where it has them")
+        mask_affine: bool | None = Field(
+            None, description="where masks are used, in the linear transforms as well; null = yes, in every preset"
+        )
         deterministic: bool = Field(
             True, description="run ANTs with one thread, so that the same seed gives the same bytes"
         )
@@ -135,6 +141,7 @@ class SyN(Method):
         assert options.iterations is not None
         assert options.linear_iterations is not None
         masks = "[" + ",".join(m if m in images else "NA" for m in ("FIXED_MASK", "MOVING_MASK")) + "]"
+        linear_masks = masks if options.mask_affine else "[NA,NA]"
         metric = f"Mattes[FIXED,MOVING,1,{options.bins}"
         # A quarter of fewer samples than that, inside a mask, can leave the linear transforms undetermined.
         limit = max(1, shortest // (8 if self.dimension == 3 else 32))
@@ -161,16 +168,16 @@ class SyN(Method):
                 for argument in (
                     *("--transform", transform, "--metric", f"{metric},Regular,0.25]"),
                     *("--convergence", f"[{linear_iterations},1e-6,10]", *levels((8, 4, 2, 1), (3, 2, 1, 0))),
-                    *("--masks", masks),
+                    *("--masks", linear_masks),
                 )
             ]
             initial = "[FIXED,MOVING,0]"
         else:
-            # As the library has it: from coinciding centres of mass, and masks only for the deformation.
+            # As the library has it: from coinciding centres of mass.
             linear = [
                 *("--transform", f"Affine[{options.affine_step}]", "--metric", f"{metric},Regular,0.2]"),
                 *("--convergence", f"[{linear_iterations},1e-6,10]", *levels((4, 2, 2, 1), (3, 2, 1, 0))),
-                *("--masks", "[NA,NA]"),
+                *("--masks", linear_masks),
             ]
             initial = "[FIXED,MOVING,1]"
         q = options.winsorize_quantile
