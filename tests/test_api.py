@@ -88,19 +88,55 @@ def test_locor_is_the_default_and_takes_its_options_by_name(scans):
         modalign.align(*as_nibabel(scans), presett="small")
 
 
+def test_the_function_and_the_command_have_one_default_method_and_use_all_cores(monkeypatch):
+    import inspect
+    import os
+
+    from typer.main import get_command
+
+    from modalign.api import method_for
+    from modalign.cli import app
+
+    defaults = {p.name: p.default for p in get_command(app).commands["align"].params}
+    signature = inspect.signature(modalign.align).parameters
+    assert defaults["method"] == signature["method"].default == "locor"
+    assert defaults["threads"] is signature["threads"].default is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    for given, expected in ((None, 5), (2, 2)):
+        assert method_for("locor", None, {}, {}, 0, "cpu", given, None).context.threads == expected
+
+
 def test_masks_reach_the_method_as_zeros_and_ones(scans, monkeypatch):
-    from modalign.methods.identity import Identity
+    from modalign.cases import Alignment
+    from modalign.methods.syn import SyN
 
     seen = []
-    original = Identity.align
-    monkeypatch.setattr(Identity, "align", lambda self, case: seen.append(case) or original(self, case))
+    monkeypatch.setattr(SyN, "align", lambda self, case: seen.append((self.options, case)) or Alignment(case.fixed))
     fixed, moving = as_sitk(scans)
     mask = fixed > 0.2
-    modalign.align(fixed, moving, method="identity", fixed_mask=mask * 7)
-    np.testing.assert_array_equal(seen[0].fixed_mask.data, (scans[0].data > 0.2).astype(np.uint8))
-    assert seen[0].moving_mask is None
+    modalign.align(fixed, moving, method="syn", fixed_mask=mask * 7)
+    modalign.align(fixed, moving, method="syn", fixed_mask=mask, use_masks=False)
+    modalign.align(fixed, moving, method="syn")
+    np.testing.assert_array_equal(seen[0][1].fixed_mask.data, (scans[0].data > 0.2).astype(np.uint8))
+    assert seen[0][1].moving_mask is None
+    # Used because it is there, unless that is refused; without one, the preset decides.
+    assert [options.use_masks for options, _ in seen] == [True, False, False]
     with pytest.raises(DataError, match=r"the moving mask \(shape \(40, 36, 24\)\) does not lie on the grid of moving"):
-        modalign.align(fixed, moving, method="identity", moving_mask=mask)
+        modalign.align(fixed, moving, method="syn", moving_mask=mask)
+    with pytest.raises(ConfigError, match="method identity can't use masks: leave them out, or take one that can: aff"):
+        modalign.align(fixed, moving, method="identity", fixed_mask=mask)
+
+
+def test_the_masks_of_a_translator_are_switched_on_as_well():
+    from modalign.api import with_masks
+
+    needs = {"translator": {"method": "intensity_map", "dimension": 3}}
+    options, masked = with_masks("demons", {"iterations": 5}, needs)
+    assert options == {"use_masks": True, "iterations": 5}
+    assert masked["translator"]["options"] == {"use_masks": True}
+    assert with_masks("demons", None, {"translator": {"method": "identity", "dimension": 3}})[1] == {
+        "translator": {"method": "identity", "dimension": 3}
+    }
 
 
 def test_what_is_no_image_is_refused_with_advice(scans):

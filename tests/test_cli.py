@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import scipy.ndimage as ndi
 import SimpleITK as sitk
+from typer.testing import CliRunner
 
+from modalign.cli import app
 from modalign.volumes import Volume, read_volume, write_volume
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +77,40 @@ def test_where_nothing_can_be_written_nothing_is_started(pair, tmp_path):
 def test_an_untrained_network_is_refused(pair, tmp_path):
     result = modalign("align", pair / "t1.nii.gz", pair / "t2.nii.gz", "--method", "voxelmorph", "-o", tmp_path / "o")
     assert "method voxelmorph has to be trained first: name the folder of its model" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("syn", '{"iterations": [10, 5, 0], "linear_iterations": [100, 50, 0, 0]}'), ("niftyreg", '{"iterations": 20}')],
+)
+def test_masks_on_the_command_line_keep_what_lies_outside_out(pair, tmp_path, rng, method, options):
+    """Two pairs that differ only outside the masks come out alike with them, and apart without them."""
+    scans = [read_volume(pair / f"t{k}.nii.gz") for k in (1, 2)]
+    fields = {}
+    for clutter in ("a", "b"):
+        for name, scan in zip(("fixed", "moving"), scans, strict=True):
+            noise = 0.5 * ndi.gaussian_filter(rng.random(scan.shape), 1).astype(np.float32)
+            write_volume(tmp_path / f"{name}-{clutter}.nii.gz", scan.like(np.where(scan.data > 0, scan.data, noise)))
+            write_volume(tmp_path / f"{name}-mask.nii.gz", scan.like((scan.data > 0).astype(np.uint8)))
+        files = [tmp_path / f"{name}-{clutter}.nii.gz" for name in ("fixed", "moving")]
+        masks = ["--mask-fixed", tmp_path / "fixed-mask.nii.gz", "--mask-moving", tmp_path / "moving-mask.nii.gz"]
+        for used in (True, False):
+            out = tmp_path / f"{clutter}-{used}"
+            more = [*(masks if used else []), "--method", method, "--options", options, "--device", "cpu"]
+            done = CliRunner().invoke(app, [str(word) for word in ("align", *files, *more, "-o", out)])
+            assert done.exit_code == 0, done.output
+            assert json.loads((out / "run.json").read_text())["method"]["options"].get("use_masks", False) is used
+            fields[clutter, used] = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "field.nii.gz")))
+    body = ndi.binary_erosion(scans[0].data > 0, iterations=4).T
+    apart = [np.abs(fields["a", used] - fields["b", used])[body].mean() for used in (True, False)]
+    assert apart[0] < 0.5 * apart[1]
+
+
+def test_masks_that_a_method_cannot_use_are_refused(pair, tmp_path):
+    files = [pair / "t1.nii.gz", pair / "t2.nii.gz"]
+    refused = modalign("align", *files, "--method", "identity", "--mask-fixed", files[0], "-o", tmp_path / "out")
+    assert refused.stderr.startswith("error: method identity can't use masks: leave them out, or take one that can")
+    assert not (tmp_path / "out").exists()
 
 
 def test_methods_lists_options_with_defaults():

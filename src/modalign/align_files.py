@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modalign.api import mask_on, method_for, way_back
+from modalign.api import mask_on, method_for, way_back, with_masks
 from modalign.cases import Case
 from modalign.files import check_writable, write_json
 from modalign.memory import peak_memory_mb
@@ -32,7 +32,7 @@ def align_pair(
     model: Path | None = None,
     seed: int = 0,
     device: str = "auto",
-    threads: int = 1,
+    threads: int | None = None,
     inverse: bool = False,
 ) -> dict[str, Any]:
     """Align one pair of scans; write ``out/image.nii.gz``, ``out/field.nii.gz`` (if it deforms) and ``out/run.json``.
@@ -44,9 +44,11 @@ def align_pair(
     Raises:
         DataError: a file is missing or unreadable, a mask doesn't lie on its image's grid, or there is no field to
             invert.
-        ConfigError: there is no such method or option.
+        ConfigError: there is no such method or option, or the method can't use masks.
         WriteError: `out` can't be written to.
     """
+    if fixed_mask is not None or moving_mask is not None:
+        options, needs = with_masks(method, options, needs)
     check_writable(out)
     worker = method_for(method, dimension, options, needs, seed, device, threads, model)
     case = Case(

@@ -1,5 +1,6 @@
 """Aligning images that are in memory: ``modalign.align(fixed, moving)``."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,18 @@ import nibabel as nib
 import numpy as np
 
 from modalign.cases import Alignment, Case
-from modalign.errors import DataError
+from modalign.errors import ConfigError, DataError
 from modalign.runs import align_case, build_method
 from modalign.spatial.fields import itk_field_image
-from modalign.volumes import Grid, Volume, from_nibabel, from_sitk, to_nibabel, to_sitk
+from modalign.volumes import Grid, Volume, apply_affine, from_nibabel, from_sitk, to_nibabel, to_sitk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from modalign.methods.base import Method
+
+DEFAULT_METHOD = "locor"
+"""Of the function and of the command line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class Aligned:
 def align(
     fixed: Any,
     moving: Any,
-    method: str = "locor",
+    method: str = DEFAULT_METHOD,
     *,
     fixed_mask: Any = None,
     moving_mask: Any = None,
@@ -54,7 +58,7 @@ def align(
     model: Path | str | None = None,
     seed: int = 0,
     device: str = "auto",
-    threads: int = 1,
+    threads: int | None = None,
     **options: Any,
 ) -> Aligned:
     """Align two images with any method.
@@ -62,8 +66,8 @@ def align(
     Args:
         fixed: the image that stays as it is, SimpleITK or nibabel, three-dimensional.
         moving: the image to bring onto it, of the same kind, on any grid.
-        method: one of ``modalign methods``.
-        fixed_mask: nonzero where the fixed image counts, on its grid.
+        method: one of ``modalign methods``; Locor by default, as on the command line.
+        fixed_mask: nonzero where the fixed image counts, on its grid. A mask switches the option `use_masks` on.
         moving_mask: nonzero where the moving image counts, on its grid.
         inverse: compute the field from the moving grid to the fixed image as well.
         dimension: 2 slice by slice, 3 as a volume; by default 3 where the method can do it.
@@ -71,12 +75,12 @@ def align(
         model: folder of trained weights.
         seed: seeds everything random.
         device: ``cpu``, ``cuda`` or ``auto``.
-        threads: CPU threads that the method may use.
+        threads: CPU threads that the method may use, by default one for each core; their number changes last digits.
         options: those of the method, such as ``preset="released"``.
 
     Raises:
         DataError: an image is of another kind, not 3D or not usable, or a mask lies on another grid.
-        ConfigError: there is no such method or option.
+        ConfigError: there is no such method or option, or the method can't use masks.
     """
     kind = _kind(fixed, "fixed")
     if _kind(moving, "moving") is not kind:
@@ -88,6 +92,8 @@ def align(
     if moving_mask is not None:
         case.moving_mask = mask_on(read(moving_mask), case.moving.grid, "the moving mask", "moving")
     folder = None if model is None else Path(model)
+    if fixed_mask is not None or moving_mask is not None:
+        options, needs = with_masks(method, options, needs)
     worker = method_for(method, dimension, options, needs, seed, device, threads, folder)
     alignment, seconds = align_case(worker, case)
     back, notes = None, alignment.notes
@@ -114,16 +120,51 @@ def method_for(
     needs: Mapping[str, Any] | None,
     seed: int,
     device: str,
-    threads: int,
+    threads: int | None,
     model: Path | None,
 ) -> "Method":
-    """The method of that name, ready to align, in as many dimensions as it can by default."""
+    """The method of that name, ready to align: by default in as many dimensions as it can, on all cores."""
     from modalign.methods import method_class
 
     if dimension is None:
         dimension = max(method_class(name).dimensions)
     spec = {"method": name, "dimension": dimension, "options": dict(options or {}), "needs": dict(needs or {})}
-    return build_method(spec, seed=seed, device=device, threads=threads, model=model)
+    return build_method(spec, seed=seed, device=device, threads=threads or _cores(), model=model)
+
+
+def _cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def with_masks(
+    name: str, options: Mapping[str, Any] | None, needs: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options and needs of a method that is given a mask: `use_masks` is on, unless the options say otherwise.
+
+    Raises:
+        ConfigError: the method can't use masks.
+    """
+    from modalign.methods import method_names
+
+    if not _uses_masks(name):
+        able = ", ".join(other for other in method_names() if _uses_masks(other))
+        raise ConfigError(f"method {name} can't use masks: leave them out, or take one that can: {able}")
+    masked_needs = {}
+    for role, spec in (needs or {}).items():
+        if _uses_masks(spec["method"]):
+            inner, deeper = with_masks(spec["method"], spec.get("options"), spec.get("needs"))
+            spec = {**spec, "options": inner, "needs": deeper}
+        masked_needs[role] = spec
+    return {"use_masks": True, **(options or {})}, masked_needs
+
+
+def _uses_masks(name: str) -> bool:
+    from modalign.methods import method_class
+
+    return "use_masks" in method_class(name).Options.model_fields
 
 
 def mask_on(mask: Volume, grid: Grid, what: str, role: str) -> Volume:
@@ -140,6 +181,9 @@ def mask_on(mask: Volume, grid: Grid, what: str, role: str) -> Volume:
 def way_back(alignment: Alignment, case: Case, method: str) -> tuple[np.ndarray, dict[str, Any]]:
     """The inverse field (3, X', Y', Z') in voxels of the moving grid, and how well it inverts.
 
+    Where a moving voxel lies in the fixed scan, the field itself is inverted. What lies beyond, the field doesn't say:
+    there, the way back that the method found goes on, with its affine part, where it has one.
+
     Raises:
         DataError: the method doesn't deform.
     """
@@ -148,6 +192,12 @@ def way_back(alignment: Alignment, case: Case, method: str) -> tuple[np.ndarray,
     if alignment.field is None:
         raise DataError(f"{method} gives no displacement field, so there is no inverse: ask for none")
     field, off_mm = inverse_field(alignment.field, case.grid, case.moving.grid)
+    if alignment.inverse_field is not None:
+        to_fixed = np.linalg.inv(case.grid.affine) @ case.moving.affine
+        positions = apply_affine(to_fixed, case.moving.grid.indices() + field)
+        last = np.array(case.grid.shape).reshape(3, 1, 1, 1) - 1
+        inside = ((positions >= 0) & (positions <= last)).all(0)
+        field = np.where(inside, field, alignment.inverse_field).astype(np.float32)
     seen = off_mm[np.isfinite(off_mm)]
     if seen.size == 0:
         return field, {"inverse_error_mm": None}

@@ -90,12 +90,14 @@ class Alignment:
     `image` lies on the fixed grid, in the stored intensities of the moving modality. `field` is (3, X, Y, Z), float32,
     in voxels of the fixed grid, array axis order: ``image(x) = moving(x + field(x))``, where the position
     ``x + field(x)`` is taken to world coordinates by the fixed affine, and from there to the moving grid. Methods that
-    generate the image instead of deforming leave `field` None. `notes` goes into run.json.
+    generate the image instead of deforming leave `field` None. `notes` goes into run.json. Methods that find the way
+    back as well give it as `inverse_field`, (3, X', Y', Z') in voxels of the moving grid, from there to fixed.
     """
 
     image: Volume
     field: np.ndarray | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inverse_field: np.ndarray | None = None
 
 
 def load_case(folder: Path | str, parts: Iterable[str] = PARTS) -> Case:

@@ -97,10 +97,26 @@ class InstanceMethod(Method):
 
     def align(self, case: Case) -> Alignment:
         """Register the volume, or each axial slice by itself, and warp."""
-        return register_by(case, self.dimension, self._register)
+        from modalign.training.progress import progress_bar
 
-    def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
-        """The field (3, X, Y, Z) in voxels of the fixed grid, of a volume or a single slice, and what to record."""
+        slices = case.fixed.shape[2]
+        back: list[np.ndarray] = []
+        with progress_bar(slices, 0, self.dimension == 2, label="slices") as show:
+
+            def one(part: Case) -> tuple[np.ndarray, dict[str, Any]]:
+                field, inverse, notes = self._register(part)
+                back.append(inverse)
+                show(len(back), {})
+                return field, notes
+
+            alignment = register_by(case, self.dimension, one)
+        if self.dimension == 3:
+            alignment.inverse_field = back[0]
+        return alignment
+
+    def _register(self, case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """The field (3, X, Y, Z) in voxels of the fixed grid, of a volume or a single slice, the one from the moving
+        grid back (3, X', Y', Z'), in its voxels, and what to record."""
         import torch
 
         from modalign.instance.optimise import register
@@ -134,7 +150,8 @@ class InstanceMethod(Method):
         notes: dict[str, Any] = {"similarity": found.losses[-1]}
         if self.dimension == 3:
             notes["start"] = of_start
-        return _field(found.positions, case, self.dimension), notes
+        field = _field(found.positions, case.fixed, case.moving, self.dimension)
+        return field, _field(found.inverse_positions, case.moving, case.fixed, self.dimension), notes
 
 
 @contextmanager
@@ -177,14 +194,13 @@ def _pair(case: Case, dimension: int, use_masks: bool, start: np.ndarray) -> "Pa
     return Pair(fixed, moving, to_moving, (fixed_mm, moving_mm), fixed_mask, moving_mask)
 
 
-def _field(positions: np.ndarray, case: Case, dimension: int) -> np.ndarray:
-    """Positions in voxels of the moving scan as displacements (3, X, Y, Z) in voxels of the fixed grid."""
+def _field(positions: np.ndarray, own: Volume, other: Volume, dimension: int) -> np.ndarray:
+    """Positions in voxels of the other scan as displacements (3, X, Y, Z) in voxels of a scan's own grid."""
     if dimension == 2:
         field = positions - np.stack(np.meshgrid(*map(np.arange, positions.shape[1:]), indexing="ij"))
         return np.concatenate([field, np.zeros_like(field[:1])])[..., None].astype(np.float32)
-    matrix = np.linalg.inv(case.fixed.affine) @ case.moving.affine
-    own = np.tensordot(matrix[:3, :3], positions.astype(float), axes=1) + matrix[:3, 3].reshape(3, 1, 1, 1)
-    return (own - case.grid.indices()).astype(np.float32)
+    moved = apply_affine(np.linalg.inv(own.affine) @ other.affine, positions.astype(float))
+    return (moved - own.grid.indices()).astype(np.float32)
 
 
 def _start(case: Case, start: str) -> tuple[np.ndarray, str]:
