@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import scipy.ndimage as ndi
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
 
-from modalign.cases import Case
-from modalign.preprocess import elastic, maps, truth
+from modalign.cases import Case, Intensity
+from modalign.cli import app
+from modalign.errors import ConfigError, DataError
+from modalign.preprocess import elastic, maps, store, truth
 from modalign.preprocess.context import StepContext
 from modalign.preprocess.prepare import apply_steps
 from modalign.preprocess.sampling import resample, resized_grid, respaced_grid, sample
 from modalign.preprocess.steps import geometry
-from modalign.preprocess.undo import restore, restore_field
-from modalign.spatial.fields import field_from_mm, field_to_mm, warp_volume
-from modalign.volumes import Grid, Volume, apply_affine, axis_aligned
+from modalign.preprocess.undo import restore, restore_field, restore_files
+from modalign.spatial.fields import field_from_mm, field_to_mm, read_itk_field, warp_volume, write_itk_field
+from modalign.volumes import Grid, Volume, apply_affine, axis_aligned, read_volume, write_volume
 
 SHAPE, SPACING = (44, 40, 24), (2.0, 2.0, 3.0)
 RECORD = {"transforms": {"fixed": [], "moving": []}, "steps": []}
@@ -193,6 +196,37 @@ def test_images_come_back_to_the_original_grid(case, context, steps):
     inside = ndi.binary_erosion(there & (case.true_image.data > 0.5))
     assert inside.sum() > 2000
     assert np.sqrt(np.mean((back.data - case.true_image.data)[inside] ** 2)) < 0.08
+
+
+def test_the_command_line_restores_an_alignment_of_a_stored_case(case, context, tmp_path):
+    case = dataclasses.replace(
+        case,
+        moving=case.moving.like(1000 * case.moving.data - 1000),
+        true_image=case.true_image.like(1000 * case.true_image.data - 1000),
+        moving_intensity=Intensity(unit="HU"),
+    )
+    prepared = run(case, context, ("resample", {"spacing_mm": [1.5, 1.5, 2.0]}), ("minmax", {}))
+    store.write_case(tmp_path / "case", prepared)
+    write_volume(tmp_path / "aligned.nii.gz", prepared.true_image)
+    write_itk_field(tmp_path / "field.nii.gz", prepared.true_field, prepared.grid)
+    arguments = ["restore", tmp_path / "case", "-o", tmp_path / "out"]
+    files = ["--image", tmp_path / "aligned.nii.gz", "--field", tmp_path / "field.nii.gz"]
+    result = CliRunner().invoke(app, [str(a) for a in arguments + files])
+    assert result.exit_code == 0, result.exception
+    image = read_volume(tmp_path / "out/image.nii.gz")
+    assert image.grid.same_as(case.grid)
+    inside = ndi.binary_erosion(case.fixed_labels.data > 0, iterations=2)
+    assert np.abs(image.data - case.true_image.data)[inside].mean() < 30  # HU, of 1000 per unit of the texture
+    field = read_itk_field(tmp_path / "out/field.nii.gz", case.grid)
+    assert np.linalg.norm(field_to_mm(field - case.true_field, case.grid), axis=0)[inside].max() < 0.3
+
+    with pytest.raises(ConfigError, match="name an aligned image"):
+        restore_files(tmp_path / "case", tmp_path / "out")
+    write_volume(tmp_path / "other.nii.gz", case.moving)
+    with pytest.raises(DataError, match=r"other.nii.gz does not lie on the grid of .*case/fixed.nii.gz"):
+        restore_files(tmp_path / "case", tmp_path / "out", image=tmp_path / "other.nii.gz")
+    with pytest.raises(DataError, match=r"none.nii.gz does not exist: the method may have made an image without"):
+        restore_files(tmp_path / "case", tmp_path / "out", field=tmp_path / "none.nii.gz")
 
 
 def test_reorienting_permutes_the_field_with_the_axes(context):

@@ -1,16 +1,53 @@
 """The way back: from a prepared case to the original fixed scan's grid, and to Hounsfield units."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modalign.cases import Case, Intensity
+from modalign.cases import Case, Intensity, load_case
+from modalign.errors import ConfigError, DataError
+from modalign.files import check_writable
 from modalign.preprocess import maps
 from modalign.preprocess.elastic import grid_of
 from modalign.preprocess.sampling import sample_at, sample_vectors
-from modalign.spatial.fields import field_from_mm, field_to_mm
-from modalign.volumes import Grid, Volume, apply_affine
+from modalign.spatial.fields import field_from_mm, field_to_mm, read_itk_field, write_itk_field
+from modalign.volumes import Grid, Volume, apply_affine, read_volume, write_volume
+
+
+def restore_files(case_folder: Path, out: Path, image: Path | None = None, field: Path | None = None) -> None:
+    """Write an alignment of a prepared case as it is between the ORIGINAL scans.
+
+    Args:
+        case_folder: a case of a case store, with ``case.json`` and ``fixed.nii.gz``.
+        out: folder for ``image.nii.gz`` (HU, or the moving scan's own units) and ``field.nii.gz`` (ITK displacement
+            field, LPS mm), both on the original fixed grid.
+        image: an aligned image on the prepared fixed grid.
+        field: the ITK displacement field of an alignment, on that grid.
+
+    Raises:
+        ConfigError: neither image nor field is given.
+        DataError: a file is missing, or doesn't lie on the prepared fixed grid.
+        WriteError: `out` can't be written to.
+    """
+    if image is None and field is None:
+        raise ConfigError("nothing to restore: name an aligned image (--image), its field (--field), or both")
+    case = load_case(case_folder, ("fixed", "moving"))
+    check_writable(out)
+    if image is not None:
+        aligned = read_volume(image)
+        if not aligned.grid.same_as(case.grid, tolerance_mm=1e-2):
+            raise DataError(
+                f"{image} does not lie on the grid of {case_folder / 'fixed.nii.gz'}: give the image that a method "
+                "made of this case"
+            )
+        write_volume(out / "image.nii.gz", restore(aligned, case))
+    if field is not None:
+        if not field.is_file():
+            raise DataError(f"{field} does not exist: the method may have made an image without a field")
+        restored = restore_field(read_itk_field(field, case.grid), case.grid, case)
+        write_itk_field(out / "field.nii.gz", restored, grid_of(case.record["original"]["fixed"]))
 
 
 def restore(image: Volume, case: Case | Mapping[str, Any], order: int = 1, outside: float | None = None) -> Volume:
