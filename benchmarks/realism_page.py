@@ -84,7 +84,7 @@ def _abdomen(folder: Path, real: Path | None) -> list[PictureRow]:
         panels = []
         for path in sorted((folder / "AbdomenMRCT" / "imagesTr").glob(f"*_{number}.nii.gz")):
             case = path.name.split("_")[1]
-            z = _largest(folder, case, modality, "right kidney", "liver")
+            z = _largest(folder, case, modality, "kidney_right", "liver")
             panels.append(Panel(f"phantom {case}", _scan(path), z, hu))
         if real:
             panels.append(Panel("real", _scan(real / "totalsegmentator_ct_mr" / f"{file}.nii.gz"), level, hu))

@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 
 from modalign.phantoms import ct, mr
+from modalign.phantoms.anatomy import Anatomy, Structure
+from modalign.phantoms.body_scans import covering, ct_scan, scan_twice
+from modalign.phantoms.motion import Motion, random_motion
 from modalign.phantoms.tissues import TISSUES, Tissue
 
 SIMPLE = Tissue(t1_ms=1000, t2_ms=100, t2star_ms=50, proton_density=0.8, hu=0)
+
+
+def rigid_motion() -> Motion:
+    return random_motion(
+        np.random.default_rng(0),
+        np.array([(-96.0, -96, -8), (96, 96, 8)]),
+        rotation_deg=0.0,
+        translation_mm=0.0,
+        deformation_mm=0.0,
+    )
 
 
 def disc(size: int = 96, slices: int = 2, radius: float = 40.0) -> np.ndarray:
@@ -173,6 +186,28 @@ class TestCtScanner:
         whole = ct.acquire_cbct(disc(radius=30), rng, 1.0, scatter=0, noise_hu=0, fov_radius_mm=35, shift_hu=0)
         assert cut[14, 48, 0] > cut[48, 48, 0] + 60
         assert abs(int(whole[20, 48, 0]) - int(whole[48, 48, 0])) < 20
+
+    def test_beam_hardening_darkens_the_middle_of_a_body_by_so_much(self) -> None:
+        grid = covering((48, 48, 4), (192.0, 192.0, 16.0), (0.0, 0.0, 0.0))
+        ball = Anatomy((Structure("ball", "muscle", lambda p: np.hypot(p[0], p[1]) < 80),))
+        pair = scan_twice(ball, rigid_motion(), (grid, grid), np.random.default_rng(0))
+        plain, dark = (
+            ct_scan(pair, pair.fixed, np.random.default_rng(1), (10, 10), beam_hardening=hu).astype(float)
+            for hu in (0.0, 15.0)
+        )
+        difference = plain - dark
+        assert difference[23:25, 23:25].mean() == pytest.approx(15, abs=1)
+        assert abs(difference[:4]).max() == 0
+        assert abs(difference[5:7, 23:25]).mean() < 5
+
+    def test_a_field_off_the_middle_cuts_one_side(self, rng: np.random.Generator) -> None:
+        options = {"scatter": 0, "noise_hu": 0, "shift_hu": 0, "fov_radius_mm": 40.0, "fov_centre_mm": (0.0, 8.0)}
+        image = ct.acquire_cbct(disc(radius=38), rng, 1.0, **options)[:, :, 0]
+        tissue = image[48, 10:86] > -500
+        # The disc reaches from -38 to 38 mm about the middle (voxel 47.5), the field from -32 to 48 mm.
+        assert tissue[:5].sum() == 0
+        assert np.flatnonzero(tissue)[[0, -1]] + 10 == pytest.approx([16, 85], abs=1.5)
+        assert (image[48, :15] == -1024).all()
 
     def test_metal_streaks_darken_between_two_implants_and_stay_in_their_slices(self) -> None:
         hu = disc(slices=3)

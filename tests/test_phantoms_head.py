@@ -8,8 +8,9 @@ import pytest
 
 from modalign.cases import CaseStore
 from modalign.datasets.index import index_dataset
+from modalign.errors import WriteError
 from modalign.files import read_json, sha256
-from modalign.phantoms.archives import make_archive
+from modalign.phantoms.archives import make_archive, write_nrrd
 from modalign.phantoms.head import LABELS, OARS, label_of, make_head, make_stripped_brain
 from modalign.phantoms.head_scans import Subject, covering, draw_subject, head_motion, scaled_size, stored_along
 from modalign.phantoms.motion import Motion
@@ -42,6 +43,17 @@ def heads() -> list[Raster]:
     return rasters
 
 
+def test_a_full_disk_is_named_when_a_nrrd_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Exception thrown in SimpleITK ImageFileWriter_Execute:\nsitk::ERROR: NrrdImageIO: error")
+
+    monkeypatch.setattr("SimpleITK.WriteImage", full)
+    volume = Volume(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    with pytest.raises(WriteError, match=r"a.nrrd \(sitk::ERROR: NrrdImageIO: error\): most likely the disk is full"):
+        write_nrrd(tmp_path / "a.nrrd", volume)
+    assert list(tmp_path.iterdir()) == []
+
+
 def files_of(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "modalign" not in str(p.name)}
 
@@ -62,6 +74,19 @@ class TestLayouts:
             body = scans["ct"].data > -300
             assert scans["mask"].data[body].mean() > 0.995
         assert read_json(folder / "modalign-truth" / "labels.json") == {str(k): v for k, v in LABELS.items()}
+
+    def test_centre_b_cuts_off_a_part_of_the_head_in_its_cbct_and_the_others_none(self, tmp_path: Path) -> None:
+        make_archive("synthrad2023-task2-brain", tmp_path, size=(50, 58, 20), patients=3, seed=0)
+        lost = {}
+        for case in ("2BA001", "2BB001", "2BC001"):
+            scans = [read_volume(tmp_path / "Task2/brain" / case / f"{n}.nii.gz").data for n in ("cbct", "ct")]
+            cut = (scans[0] == -1024) & (scans[1] > -300)
+            lost[case] = cut.sum() / (scans[1] > -300).sum()
+            # What is cut off lies at one end, face or back; in the others, noise in air reaches the lowest value.
+            front = (np.nonzero(cut)[1] > 28).mean() if case == "2BB001" else 1
+            assert max(front, 1 - front) > 0.95
+        assert 0.005 < lost["2BB001"] < 0.08
+        assert max(lost["2BA001"], lost["2BC001"]) < 0.001
 
     def test_ixi_stores_t1_sagittally_and_t2_with_pd(self, archives: dict[str, Path]) -> None:
         names = sorted(p.name for p in archives["ixi"].glob("*.nii.gz"))
@@ -122,7 +147,13 @@ class TestLayouts:
         middle = [(np.argwhere(v.data > 0) @ v.affine[:3, :3].T + v.affine[:3, 3]).mean(0) for v in (left, right)]
         assert middle[0][0] < -30 < 30 < middle[1][0]
         assert (folder / "OAR_data.csv").read_text().startswith("OAR,")
-        assert read_json(archives["hanseg"] / "modalign-truth" / "labels.json") == {str(k): v for k, v in OARS.items()}
+        assert read_json(archives["hanseg"] / "modalign-truth" / "labels.json") == {
+            "1": "parotid_l",
+            "2": "parotid_r",
+            "3": "bone_mandible",
+            "4": "spinalcord",
+            "5": "brainstem",
+        }
 
 
 class TestDeterminism:

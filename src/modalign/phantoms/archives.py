@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from modalign.errors import ConfigError
-from modalign.files import check_writable, write_json
+from modalign.errors import ConfigError, WriteError
+from modalign.files import check_writable, replacing, write_json
 from modalign.spatial.fields import write_itk_field
-from modalign.volumes import Grid, Volume, write_volume
+from modalign.volumes import Grid, Volume, to_sitk, write_volume
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same seed gives other images than before."""
 
 ARCHIVES: dict[str, str] = {
@@ -124,3 +124,23 @@ def write_truth(
         write_volume(truth / case / f"{modality}_labels.nii.gz", volume)
     if label_names:
         write_json(truth / "labels.json", {str(value): name for value, name in sorted(label_names.items())})
+
+
+def write_nrrd(path: Path, volume: Volume) -> None:
+    """Write a volume as compressed NRRD.
+
+    Raises:
+        WriteError: the folder can't be written to, or the disk is full.
+    """
+    import SimpleITK as sitk
+
+    with replacing(path) as temporary:
+        try:
+            sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
+        except RuntimeError as error:
+            # ITK doesn't say why; a folder that may not be written to has been found out before.
+            reason = str(error).strip().splitlines()[-1]
+            raise WriteError(
+                f"can't write {path} ({reason}): most likely the disk is full. Free some space and run the same "
+                "command again"
+            ) from error

@@ -25,7 +25,7 @@ IMPLANTS: dict[int, Implant] = {1: "nail", 5: "hip"}
 """Of every sixteen patients of the pelvis archive, those with metal."""
 _PELVIS_FIELD_MM = (480.0, 400.0, 250.0)
 _PELVIS_MIDDLE = (0.0, 0.0, 12.0)
-_ABDOMEN_LABELS = {1: "liver", 2: "spleen", 3: "right kidney", 4: "left kidney"}
+_ABDOMEN_LABELS = {1: "liver", 2: "spleen", 3: "kidney_right", 4: "kidney_left"}
 _GOLDATLAS_LABELS = {1: "bladder", 2: "rectum", 3: "prostate"}
 
 
@@ -151,9 +151,9 @@ def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -
     """Write one patient of Learn2Reg Abdomen MR-CT: ``AbdomenMRCT/images{Tr,Ts}/AbdomenMRCT_<id>_<modality>.nii.gz``.
 
     Modality 0000 is the MR (T1w), 0001 the CT; `labels..` and `masks..` hold files of the same names, with labels
-    1 liver, 2 spleen, 3 right kidney, 4 left kidney. Ids up to 0008 belong to ``Tr``, the rest to ``Ts``. Both scans
+    1 liver, 2 spleen, 3 kidney_right, 4 kidney_left. Ids up to 0008 belong to ``Tr``, the rest to ``Ts``. Both scans
     share one grid of `size` voxels over 384 x 320 x 384 mm: 192 x 160 x 192 voxels are the archive's 2 mm. The scans
-    are one breath apart: liver, spleen and kidneys lie at different heights.
+    are one breath apart: liver, spleen and kidneys lie at different heights. Half of the CT are too dark in the middle.
     """
     archive = "learn2reg-abdomen-mr-ct"
     case, part = f"{patient + 1:04d}", "Tr" if patient < 8 else "Ts"
@@ -173,9 +173,11 @@ def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -
     pair = scan_twice(body.anatomy, motion, (grid, grid), rng)
     noise = generator(seed, archive, str(patient), "noise")
     values = signal_table("spoiled_gradient_echo", tr_ms=110, te_ms=4.6, flip_deg=70)
+    uncorrected = generator(seed, archive, str(patient), "beam hardening")
+    hardening = float(uncorrected.uniform(8, 20)) if uncorrected.random() < 0.5 else 0.0
     images = {
         "0000": mr_scan(pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(30, 50)), bias=0.2),
-        "0001": ct_scan(pair, pair.moving, noise, noise_hu=(11, 18)),
+        "0001": ct_scan(pair, pair.moving, noise, noise_hu=(11, 18), beam_hardening=hardening),
     }
     chosen = abdomen_label_of(body.anatomy)
     labels = {"0000": pair.fixed.labels(chosen), "0001": pair.moving.labels(chosen)}

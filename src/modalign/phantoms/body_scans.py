@@ -7,7 +7,7 @@ import numpy as np
 import scipy.ndimage as ndi
 
 from modalign.phantoms.anatomy import Anatomy
-from modalign.phantoms.ct import acquire_ct, correlated_noise, hu_table
+from modalign.phantoms.ct import acquire_ct, correlated_noise, cupping, hu_table
 from modalign.phantoms.motion import Motion
 from modalign.phantoms.mr import acquire_mr
 from modalign.phantoms.render import Raster, Texture, rasterise
@@ -86,16 +86,25 @@ def scanner_units(signal: np.ndarray) -> np.ndarray:
     return np.rint(signal * 4000).clip(0, 32767).astype(np.int16)
 
 
-def ct_scan(pair: Pair, raster: Raster, rng: np.random.Generator, noise_hu: tuple[float, float]) -> np.ndarray:
+def ct_scan(
+    pair: Pair,
+    raster: Raster,
+    rng: np.random.Generator,
+    noise_hu: tuple[float, float],
+    beam_hardening: float = 0.0,
+) -> np.ndarray:
     """A CT image (X, Y, Z), int16 HU, with streaks where there is metal.
 
     The standard deviation of the noise in the middle of the body is drawn from the range `noise_hu`, for voxels up to
-    1.5 mm. Rays through air keep their photons, so there is a quarter of the noise outside.
+    1.5 mm. Rays through air keep their photons, so there is a quarter of the noise outside. The centre of the body is
+    too dark by `beam_hardening` HU.
     """
     metal = raster.fraction("metal") > 0.5 if "metal" in raster.anatomy.tissues else None
     hu = pair.hounsfield(raster)
     streaked = acquire_ct(hu, rng, noise_hu=0.0, metal=metal, spacing_mm=float(raster.grid.spacing[0]))
     clean = hu + _STREAKS_LEFT * (streaked - hu)
+    if beam_hardening:
+        clean = clean - beam_hardening * cupping(hu > -500)
     depth = _blurred((hu > -600).astype(np.float32), 11.0, raster.grid)
     # Wide voxels average their noise.
     sd = float(rng.uniform(*noise_hu)) * min(1.0, 1.5 / float(raster.grid.spacing[0]))

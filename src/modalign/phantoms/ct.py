@@ -70,6 +70,7 @@ def acquire_cbct(
     noise_hu: float = 22.0,
     correlation_voxels: float = 0.8,
     fov_radius_mm: float | None = None,
+    fov_centre_mm: tuple[float, float] = (0.0, 0.0),
     shift_hu: float = -30.0,
     contrast: float = 0.9,
     blur_mm: float = 0.9,
@@ -84,7 +85,8 @@ def acquire_cbct(
         scatter: how many HU the centre of the body is too dark because of scattered photons.
         noise_hu: standard deviation of the noise in the middle of the body.
         correlation_voxels: width (Gaussian sigma) of the noise's correlation along all axes.
-        fov_radius_mm: radius of the reconstructed cylinder around the centre of the grid; None for all of it.
+        fov_radius_mm: radius of the reconstructed cylinder; None for all of the grid.
+        fov_centre_mm: where the axis of the cylinder lies from the centre of the grid, along the first two axes.
         shift_hu: error of the HU calibration in the body.
         contrast: HU of tissue relative to water, times this; scatter lowers it below 1.
         blur_mm: Gaussian sigma of the system's blur (detector, motion during the minute of rotation).
@@ -108,7 +110,7 @@ def acquire_cbct(
     noise = correlated_noise(image.shape, rng, noise_hu, correlation_voxels, axes=(0, 1, 2))
     image = image + noise * (air_noise + (1 - air_noise) * depth)
     if fov_radius_mm is not None:
-        image = _truncate(image, spacing, fov_radius_mm)
+        image = _truncate(image, spacing, fov_radius_mm, fov_centre_mm)
     return _to_int16(image)
 
 
@@ -175,9 +177,10 @@ def metal_streaks(hu: np.ndarray, metal: np.ndarray, rng: np.random.Generator, s
     return np.where(metal, 0, error).astype(np.float32)
 
 
-def _truncate(image: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:
+def _truncate(image: np.ndarray, spacing: np.ndarray, radius_mm: float, centre_mm: tuple[float, float]) -> np.ndarray:
     # What lies beyond the field of view still attenuates: its mass piles up as a bright rim along the border.
-    x, y = ((np.arange(n) - (n - 1) / 2) * s for n, s in zip(image.shape[:2], spacing[:2], strict=True))
+    axes = zip(image.shape[:2], spacing[:2], centre_mm, strict=True)
+    x, y = ((np.arange(n) - (n - 1) / 2) * s - c for n, s, c in axes)
     radius = np.hypot(x[:, None], y[None, :])[:, :, None]
     cut = (np.where(radius > radius_mm, image, -1000).max(axis=(0, 1)) > -500)[None, None, :]
     rim = 150 * np.exp(-((radius_mm - radius) / 6).clip(min=0)) * cut * (image > -500)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage as ndi
 
-from modalign.files import replacing, write_text
-from modalign.phantoms.archives import write_truth
+from modalign.files import write_text
+from modalign.phantoms.archives import write_nrrd, write_truth
 from modalign.phantoms.ct import acquire_cbct, acquire_ct
 from modalign.phantoms.head import LABELS, OARS, label_of, make_head, make_stripped_brain
 from modalign.phantoms.head_scans import (
@@ -21,8 +21,10 @@ from modalign.phantoms.head_scans import (
 from modalign.phantoms.mr import signal_table
 from modalign.phantoms.render import Raster
 from modalign.seeds import generator
-from modalign.volumes import Grid, Volume, to_sitk, write_volume
+from modalign.volumes import Grid, Volume, write_volume
 
+_CBCT_FIELD_MM = 210.0
+"""Width of the field of cone-beam CT scanners for the head that don't shift their detector."""
 _BRATS_LABELS = {"tumour_core": 1, "necrosis": 1, "edema": 2, "infiltrated_cortex": 2, "enhancing": 4}
 
 
@@ -30,7 +32,8 @@ def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> N
     """Write one patient of SynthRAD2023 task 2, brain: ``Task2/brain/2B<centre><number>/{cbct,ct,mask}.nii.gz``.
 
     Both lie on one grid of `size` voxels over 200 x 232 x 200 mm, so 200 x 232 x 200 voxels are the archive's 1 mm.
-    The CBCT is rigidly registered but for a residual, as published; the heads keep their faces.
+    The CBCT is rigidly registered but for a residual, as published; the heads keep their faces. Centre B's CBCT scans a
+    field 210 mm wide around a target off the middle of the head, so the face or the back of the head is cut off.
     """
     archive = "synthrad2023-task2-brain"
     case = f"2B{'ABC'[patient % 3]}{patient // 3 + 1:03d}"
@@ -40,6 +43,7 @@ def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> N
     motion = head_motion(rng, rotation_deg=0.5, translation_mm=0.5, flexion_deg=1.0, distortion_mm=0.3)
     fixed, moving = subject.scan(grid), subject.scan(grid, motion)
 
+    field = _isocentre(generator(seed, archive, str(patient), "field")) if patient % 3 == 1 else None
     noise = generator(seed, archive, str(patient), "noise")
     cbct = acquire_cbct(
         subject.hounsfield(fixed),
@@ -47,7 +51,8 @@ def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> N
         grid.spacing,
         scatter=float(noise.uniform(60, 120)),
         noise_hu=float(noise.uniform(16, 28)),
-        fov_radius_mm=130.0,
+        fov_radius_mm=None if field is None else _CBCT_FIELD_MM / 2,
+        fov_centre_mm=field or (0.0, 0.0),
         shift_hu=float(noise.normal(-20, 30)),
     )
     ct = _ct(subject, moving, noise, noise_hu=8.0)
@@ -58,6 +63,12 @@ def write_synthrad_brain(folder: Path, patient: int, size: Size, seed: int) -> N
     near = ndi.distance_transform_edt(~body, sampling=grid.spacing) <= max(10.0, float(grid.spacing.max()))
     write_volume(target / "mask.nii.gz", Volume(near, grid.affine))
     _write_pair(folder, case, "cbct", "ct", fixed, moving, motion.true_field(grid), subject.hounsfield(fixed))
+
+
+def _isocentre(rng: np.random.Generator) -> tuple[float, float]:
+    """Where the axis of rotation of a small-field CBCT lies from the middle of the head: mm to the right and front."""
+    towards_face = 1 if rng.random() < 0.5 else -1
+    return float(rng.normal(0, 4)), towards_face * float(rng.uniform(12, 24))
 
 
 def write_ixi(folder: Path, patient: int, size: Size, seed: int) -> None:
@@ -184,11 +195,11 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
     mr = subject.mr(mr_raster, values, noise, snr=float(noise.uniform(15, 25)), bias=0.2, ghosting=0.04)
     ct = _ct(subject, ct_raster, noise, noise_hu=12.0)
     target = folder / "HaN-Seg" / "set_1" / number
-    _write_nrrd(target / f"{number}_IMG_CT.nrrd", Volume(ct, grid.affine))
-    _write_nrrd(target / f"{number}_IMG_MR_T1.nrrd", Volume(mr, mr_grid.affine))
+    write_nrrd(target / f"{number}_IMG_CT.nrrd", Volume(ct, grid.affine))
+    write_nrrd(target / f"{number}_IMG_MR_T1.nrrd", Volume(mr, mr_grid.affine))
     drawn = _labels(ct_raster, OARS)
     for value, name in _OAR_FILES.items():
-        _write_nrrd(target / f"{number}_OAR_{name}.seg.nrrd", drawn.like((drawn.data == value).astype(np.uint8)))
+        write_nrrd(target / f"{number}_OAR_{name}.seg.nrrd", drawn.like((drawn.data == value).astype(np.uint8)))
     _write_hanseg_tables(folder / "HaN-Seg" / "set_1")
 
     labels = {"mr": _labels(mr_raster, OARS), "ct": drawn}
@@ -202,7 +213,7 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
         fixed_grid=mr_grid,
         true_image=_int16(ct_here, mr_grid),
         labels=labels,
-        label_names=OARS,
+        label_names=_OAR_NAMES,
     )
     scale = 1000 / max(float(np.percentile(mr_here, 99.5)), 1e-6)
     write_truth(
@@ -214,11 +225,13 @@ def write_hanseg(folder: Path, patient: int, size: Size, seed: int) -> None:
         fixed_grid=grid,
         true_image=_int16(mr_here * scale, grid),
         labels={},
-        label_names=OARS,
+        label_names=_OAR_NAMES,
     )
 
 
 _OAR_FILES = {1: "Parotid_L", 2: "Parotid_R", 3: "Bone_Mandible", 4: "SpinalCord", 5: "Brainstem"}
+_OAR_NAMES = {value: name.lower() for value, name in _OAR_FILES.items()}
+"""As the reader calls the structures of these files."""
 
 
 def _write_hanseg_tables(folder: Path) -> None:
@@ -254,11 +267,13 @@ def _write_pair(
 
 def _ct(subject: Subject, raster: Raster, rng: np.random.Generator, noise_hu: float) -> np.ndarray:
     metal = raster.fraction("metal") > 0.3 if "metal" in raster.anatomy.tissues else None
+    # Scanners correct for beam hardening in water; what bone adds is left to some of them.
+    hardening = float(rng.uniform(8, 20)) if rng.random() < 0.5 else 0.0
     return acquire_ct(
         subject.hounsfield(raster),
         rng,
         noise_hu=noise_hu,
-        beam_hardening=10.0,
+        beam_hardening=hardening,
         metal=metal,
         spacing_mm=raster.grid.spacing,
         blur_mm=0.9,
@@ -272,13 +287,6 @@ def _labels(raster: Raster, names: dict[int, str]) -> Volume:
 
 def _int16(image: np.ndarray, grid: Grid) -> Volume:
     return Volume(np.rint(image).clip(-32768, 32767).astype(np.int16), grid.affine)
-
-
-def _write_nrrd(path: Path, volume: Volume) -> None:
-    import SimpleITK as sitk
-
-    with replacing(path) as temporary:
-        sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
 
 
 def _letters(number: int) -> str:
