@@ -1,5 +1,6 @@
 """What the index checks in scans before anything else reads them."""
 
+import hashlib
 from pathlib import Path
 
 import nibabel as nib
@@ -160,7 +161,66 @@ def test_overlap_of_grids_that_touch_and_of_rotated_ones(oblique_grid):
     near.affine[0, 3] += 9.9
     assert not overlap(one, touching)
     assert overlap(one, near)
-    assert overlap(one, oblique_grid)
+    # The boxes around both along the axes overlap; the grids themselves lie side by side.
+    assert not overlap(one, oblique_grid)
+    affine = oblique_grid.affine.copy()
+    affine[:3, 3] = -affine[:3, :3] @ [19.5, 17.5, 9.5]  # its middle in the middle of the other
+    assert overlap(one, Grid(oblique_grid.shape, affine))
+
+
+def rotated(grid: Grid, degrees: float, centre_mm: tuple[float, float, float]) -> Grid:
+    """The grid turned about z, with its middle at `centre_mm`."""
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = grid.affine.copy()
+    affine[:3, :3] = turn @ grid.affine[:3, :3]
+    affine[:3, 3] = np.asarray(centre_mm) - affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2)
+    return Grid(grid.shape, affine)
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        # Two thin plates at 45 degrees, side by side: the boxes around them along the axes overlap, they don't.
+        ((45.0, (6.0, -6.0, 0.0)), False),
+        ((45.0, (1.0, -1.0, 0.0)), True),
+        # Crossed in the middle, with no corner of one in the other.
+        ((-45.0, (0.0, 0.0, 0.0)), True),
+        # A corner of one touches a face of the other.
+        ((0.0, (22.0, 22.0, 0.0)), False),
+    ],
+)
+def test_overlap_of_oblique_grids(second, expected):
+    plate = axis_aligned((40, 4, 4), (1, 1, 1))
+    first = rotated(plate, 45.0, (0.0, 0.0, 0.0))
+    other = rotated(plate, *second)
+    assert overlap(first, other) == overlap(other, first) == expected
+
+
+def test_the_voxel_size_is_compared_axis_by_axis(tmp_path):
+    folder = synthrad(tmp_path / "data", "1PA001")
+    for part in ("mr", "ct", "mask"):
+        scan(folder / f"Task1/pelvis/1PA001/{part}.nii.gz", (2.5, 1, 1))
+    with pytest.raises(DataError, match=r"mr.nii.gz has voxels of 2.5 x 1 x 1 mm, and the published .* 1 x 1 x 2.5 mm"):
+        index(folder, "synthrad2023", options={"expected_cases": 1})
+
+
+def test_the_index_holds_the_checksums_of_all_files(tmp_path):
+    folder = tmp_path / "mine"
+    for name in ("f", "m", "t"):
+        scan(folder / f"{name}.nii.gz")
+    labels(folder / "k.nii.gz", 1)
+    labels(folder / "l.nii.gz", 1, 2)
+    write_itk_field(folder / "u.nii.gz", np.zeros((3, *SHAPE)), axis_aligned(SHAPE, (1, 1, 1)))
+    files = {"fixed": "f", "moving": "m", "moving_mask": "k", "fixed_labels": "l", "true_field": "u", "true_image": "t"}
+    row = {"case": "a"} | {part: f"{name}.nii.gz" for part, name in files.items()}
+    _, (found,) = index(folder, "pairs", options=pairs(folder, [row]))
+    for part, name in files.items():
+        assert found[f"{part}_sha256"] == hashlib.sha256((folder / f"{name}.nii.gz").read_bytes()).hexdigest()
+    assert found["fixed_mask_sha256"] == found["moving_labels_sha256"] == ""
+    before = found["fixed_labels_sha256"]
+    labels(folder / "l.nii.gz", 2, 1)
+    assert index(folder, "pairs", options=pairs(folder, [row]))[1][0]["fixed_labels_sha256"] != before
 
 
 def test_all_problems_are_collected_ten_are_shown_and_an_earlier_index_stays(tmp_path):

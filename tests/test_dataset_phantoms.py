@@ -9,7 +9,7 @@ from archive_files import SHAPE, index, labels, scan
 from modalign.errors import DataError
 from modalign.files import write_json
 from modalign.spatial.fields import write_itk_field
-from modalign.volumes import Volume, axis_aligned, write_volume
+from modalign.volumes import Volume, axis_aligned, read_volume, write_volume
 
 
 def phantom(folder: Path, archive: str) -> None:
@@ -68,3 +68,26 @@ def test_the_phantoms_are_read_as_what_they_imitate(tmp_path, archive):
     assert row["moving_labels"]
     assert record["labels"]
     assert record["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("archive", "options", "structures"),
+    [
+        ("hanseg", {}, {"1": "parotid_l", "2": "parotid_r"}),
+        ("hanseg", {"structures": ["SpinalCord", "Parotid_R"]}, {"2": "parotid_r", "4": "spinalcord"}),
+        ("learn2reg-abdomen-mr-ct", {}, {"1": "liver", "2": "spleen", "3": "kidney_right", "4": "kidney_left"}),
+    ],
+)
+def test_a_phantom_has_the_structures_that_the_reader_names_and_no_others(tmp_path, archive, options, structures):
+    from modalign.phantoms.archives import make_archive
+
+    folder = tmp_path / "data"
+    make_archive(archive, folder, size=(40, 40, 30), patients=1, seed=0)
+    record, (row,) = index(folder, _ARCHIVES[archive][0], options=options)
+    assert record["labels"] == structures
+    for side in ("fixed", "moving"):
+        used = read_volume(folder / row[f"{side}_labels"]).data
+        assert [str(value) for value in np.unique(used)] == ["0", *structures]
+        modality = record[f"{side}_modality"]
+        truth = read_volume(folder / "modalign-truth" / row["case"] / f"{modality}_labels.nii.gz").data
+        assert ((used == truth) == np.isin(truth, [0, *map(int, structures)])).all()

@@ -29,6 +29,17 @@ def test_every_reader_loads_and_names_an_archive_of_the_registry():
         assert key is None or key in registry()
 
 
+def test_every_archive_of_the_registry_has_a_reader():
+    options = {
+        "synthrad2023": [{"task": task, "region": region} for task in (1, 2) for region in ("brain", "pelvis")],
+        "brats": [{"release": release} for release in ("2019", "2020", "2021", "2023")],
+        "learn2reg": [{}, {"version": "2021"}],
+        "pairs": [],
+    }
+    read = {reader(name).archive(reader(name).parse(o)) for name in READERS for o in options.get(name, [{}])}
+    assert read == set(registry())
+
+
 def test_unknown_reader_and_options_are_refused_with_what_there_is():
     with pytest.raises(ConfigError, match=r"no reader 'synthrad'; the readers are: brats, .*synthrad2023"):
         reader("synthrad")
@@ -75,7 +86,7 @@ def test_ixi_pairs_contrasts_by_subject_and_leaves_out_who_lacks_one(tmp_path):
         scan(tmp_path / "ixi" / f"{name}.nii.gz", (0.94, 0.94, 1.2))
     scan(tmp_path / "ixi/IXI002-Guys-0828-MRA.nii.gz")
     assert ids(listed("ixi", tmp_path / "ixi")) == ["IXI002-Guys-0828", "IXI012-HH-1211"]
-    record, rows = index(tmp_path / "ixi", "ixi")
+    record, rows = index(tmp_path / "ixi", "ixi", options={"expected_cases": 1})
     assert [row["case"] for row in rows] == ["IXI002-Guys-0828"]
     assert (rows[0]["fixed"], rows[0]["moving"]) == ("IXI002-Guys-0828-T1.nii.gz", "IXI002-Guys-0828-T2.nii.gz")
     assert "Left out, for lack of one of the scans: IXI012-HH-1211." in record["notes"]
@@ -83,7 +94,7 @@ def test_ixi_pairs_contrasts_by_subject_and_leaves_out_who_lacks_one(tmp_path):
     with pytest.raises(DataError, match=r"no case has both scans; IXI002-Guys-0828 lacks .*-PD.nii.gz"):
         index(tmp_path / "ixi", "ixi", options={"pair": "t2-pd"})
     with pytest.raises(DataError, match=r"IXI012-HH-1211-T2.nii.gz does not exist \(case IXI012-HH-1211\)"):
-        index(tmp_path / "ixi", "ixi", options={"incomplete": "refuse"})
+        index(tmp_path / "ixi", "ixi", options={"incomplete": "refuse", "expected_cases": 2})
 
 
 @pytest.mark.parametrize(
@@ -151,7 +162,11 @@ def test_learn2reg_of_2021_with_masks_elsewhere(tmp_path):
         scan(tmp_path / f"Train/seg0002_tcia_{modality}.nii.gz")
         scan(tmp_path / f"L2R_Task1_MRCT/Train/mask0002_tcia_{modality}.nii.gz")
     scan(tmp_path / "Train/img0003_chaos_MR.nii.gz")
-    (case,) = listed("learn2reg", tmp_path)
+    with pytest.raises(
+        DataError, match=r"holds the 2021 archive .*`version` asks for \(current\): set `version: '2021'`"
+    ):
+        listed("learn2reg", tmp_path)
+    (case,) = listed("learn2reg", tmp_path, version="2021")
     assert (case.case, case.fixed.name, case.moving.name) == (
         "0002",
         "img0002_tcia_MR.nii.gz",
@@ -159,6 +174,54 @@ def test_learn2reg_of_2021_with_masks_elsewhere(tmp_path):
     )
     assert case.moving_labels.name == "seg0002_tcia_CT.nii.gz"
     assert case.fixed_mask == tmp_path / "L2R_Task1_MRCT/Train/mask0002_tcia_MR.nii.gz"
+
+
+@pytest.mark.parametrize("version", ["current", "2021"])
+def test_a_learn2reg_pair_that_lacks_a_scan_is_refused_or_left_out(tmp_path, version):
+    names = {
+        "current": "AbdomenMRCT/images{part}/AbdomenMRCT_{case}_000{number}.nii.gz",
+        "2021": "Train/img{case}_tcia_{modality}.nii.gz",
+    }
+    for case, part in (("0002", "Tr"), ("0012", "Ts")):
+        for number, modality in enumerate(("MR", "CT")):
+            path = names[version].format(case=case, part=part, number=number, modality=modality)
+            scan(tmp_path / "data" / path, (2, 2, 2), SHAPE)
+    missing = tmp_path / "data" / names[version].format(case="0012", part="Ts", number=1, modality="CT")
+    missing.unlink()
+    options = {"version": version, "expected_cases": 2}
+    with pytest.raises(DataError, match=rf"{missing} does not exist \(case 0012\): .*`incomplete: skip`"):
+        index(tmp_path / "data", "learn2reg", options=options)
+    skipping = {"version": version, "expected_cases": 1, "incomplete": "skip"}
+    with pytest.raises(DataError) as caught:  # the scans here have another size than the published ones
+        index(tmp_path / "data", "learn2reg", options=skipping)
+    assert "0012" not in str(caught.value)
+    assert str(caught.value).startswith("2 problems")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "published"),
+    [
+        ("ixi", {"pair": "t1-t2"}, 577),
+        ("brats", {"release": "2019"}, 335),
+        ("brats", {"release": "2021"}, None),
+        ("learn2reg", {}, 16),
+        ("learn2reg", {"version": "2021"}, 8),
+        ("goldatlas", {}, 19),
+        ("hanseg", {}, 42),
+    ],
+)
+def test_the_published_number_of_cases_is_expected(name, options, published):
+    chosen = reader(name)
+    assert chosen.layout(chosen.parse(options)).cases == published
+
+
+def test_an_archive_with_too_few_cases_is_refused_unless_that_is_said(tmp_path):
+    folder = tmp_path / "data/1_01_P"
+    scan(folder / "ct.nii.gz")
+    scan(folder / "mr_T2.nii.gz")
+    with pytest.raises(DataError, match=r"holds 1 complete cases, and 19 were expected.*`expected_cases: 1`"):
+        index(tmp_path / "data", "goldatlas")
+    assert index(tmp_path / "data", "goldatlas", options={"expected_cases": 1})[0]["n"]["test"] == 1
 
 
 def test_cermep_finds_subjects_below_any_folders_and_tells_spaces_apart(tmp_path):
@@ -212,7 +275,7 @@ def test_goldatlas_deforms_mr_onto_ct_with_masks_of_both(tmp_path):
     for organ in ("bladder", "rectum"):
         labels(folder / f"ct_{organ}.nii.gz", 1)
         labels(folder / f"mr_{organ}.nii.gz", 1, spacing=(1.1, 1.1, 2))
-    record, (row,) = index(tmp_path / "data", "goldatlas")
+    record, (row,) = index(tmp_path / "data", "goldatlas", options={"expected_cases": 1})
     assert (row["case"], row["fixed"], row["moving"]) == ("1_01_P", "1_01_P/ct.nii.gz", "1_01_P/mr_T2.nii.gz")
     assert row["fixed_labels"] == "bladder=1_01_P/ct_bladder.nii.gz;rectum=1_01_P/ct_rectum.nii.gz"
     assert (record["fixed_modality"], record["moving_modality"]) == ("ct", "mr")
@@ -232,7 +295,9 @@ def test_real_gliomas_in_the_layout_of_brats(real_scans, tmp_path):
         folder.mkdir(parents=True)
         for theirs, ours in (("t1", "t1"), ("t2", "t2"), ("fla", "flair"), ("seg_mav", "seg")):
             (folder / f"{case}_{ours}.nii.gz").symlink_to(source / f"{subject}_{theirs}.nii.gz")
-    record, rows = index(tmp_path, "brats", out=tmp_path / "out", options={"fixed": "t1", "moving": "flair"})
+    record, rows = index(
+        tmp_path, "brats", out=tmp_path / "out", options={"fixed": "t1", "moving": "flair", "expected_cases": 2}
+    )
     assert [row["fixed_shape"] for row in rows] == ["240x240x155"] * 2
     assert {row["fixed_orientation"] for row in rows} == {"LPS"}
     assert rows[0]["fixed_sha256"].startswith("956a6a4ec4b571be")

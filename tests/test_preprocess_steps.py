@@ -147,7 +147,11 @@ def test_foreground_masks_and_their_exceptions(rng, context):
     usual, _ = masks.foreground_masks(case, context, **parameters)
     np.testing.assert_array_equal(usual.fixed_mask.data, ndi.binary_erosion(case.fixed.data > 0))
     np.testing.assert_array_equal(usual.moving_mask.data, ndi.binary_erosion(case.moving.data > -1024))
-    special, record = masks.foreground_masks(dataclasses.replace(case, id="AbdomenMRCT_0010"), context, **parameters)
+    case_0010 = dataclasses.replace(case, id="AbdomenMRCT_0010")
+    other, record = masks.foreground_masks(case_0010, context, **parameters)  # the same id in another archive
+    np.testing.assert_array_equal(other.fixed_mask.data, usual.fixed_mask.data)
+    of_2021 = dataclasses.replace(context, archive="learn2reg-abdomen-mr-ct-2021")
+    special, record = masks.foreground_masks(case_0010, of_2021, **parameters)
     assert record["mr_erosion"] == 3
     assert record["ct_above_hu"] == -1023
     np.testing.assert_array_equal(special.fixed_mask.data, ndi.binary_erosion(case.fixed.data > 0, iterations=3))

@@ -130,7 +130,7 @@ def test_the_table_is_complete_and_its_checksums_are_well_formed():
         "brats2020",
         "brats2021",
     } < keys
-    assert {"brats2023", "learn2reg-abdomen-mr-ct", "cermep", "hanseg", "goldatlas", "msd-task01", "rire"} < keys
+    assert {"brats2023", "learn2reg-abdomen-mr-ct", "cermep", "hanseg", "goldatlas"} < keys
     for entry in registry.registry().values():
         assert entry.licence
         assert entry.citation

@@ -98,6 +98,18 @@ def test_presets_hold_the_papers_numbers(preset):
         assert "0006" not in draw_split(there, preset, 0).of_case
 
 
+def test_a_split_that_names_cases_of_another_archive_is_refused():
+    there = [CaseFiles(f"{i:04}", Path("f"), Path("m")) for i in range(1, 17)]
+    with pytest.raises(
+        ConfigError,
+        match=r"locor-abdomen names cases of the archive learn2reg-abdomen-mr-ct-2021, but abdomen is read from "
+        r"learn2reg-abdomen-mr-ct, where the same ids are other patients. Read .*-2021, or have a split drawn",
+    ):
+        draw_split(there, "locor-abdomen", 0, "abdomen", archive="learn2reg-abdomen-mr-ct")
+    assert len(draw_split(there, "locor-abdomen", 0, archive="learn2reg-abdomen-mr-ct-2021").of_case) == 7
+    assert len(draw_split(there, {"test": 3}, 0, archive="learn2reg-abdomen-mr-ct").of_case) == 3
+
+
 def test_max_cases_keeps_the_proportions_and_every_split():
     drawn = draw_split(cases(180), "rbg-cbct", 0, max_cases=20)
     assert sorted(counts(drawn).items()) == [("test", 4), ("train", 14), ("validation", 2)]

@@ -73,7 +73,7 @@ class Layout:
     """What the published scans of a data set have in common; None where nothing is known or nothing is in common.
 
     Attributes:
-        spacing_mm: voxel size of fixed and moving, in ascending order.
+        spacing_mm: voxel size of fixed and moving along the axes of the stored array.
         tolerance: allowed relative deviation of the spacing.
         shape: voxels along each axis of both scans.
         cases: how many cases the archive holds.

@@ -32,6 +32,8 @@ _FOLDERS = {
 }
 _SUFFIX_2023 = {"t1": "t1n", "t2": "t2w", "flair": "t2f"}
 _WHOLE = "whole_tumour"
+_CASES = {"2019": 335}
+"""Training cases (259 HGG, 76 LGG); later releases come together with their validation cases, or without."""
 Contrast = Literal["t1", "t2", "flair"]
 
 
@@ -119,7 +121,10 @@ READER = Reader(
     labels=_labels,
     list_cases=list_cases,
     layout=lambda options: Layout(
-        {"fixed": (1.0, 1.0, 1.0), "moving": (1.0, 1.0, 1.0)}, tolerance=0.001, shape=(240, 240, 155)
+        {"fixed": (1.0, 1.0, 1.0), "moving": (1.0, 1.0, 1.0)},
+        tolerance=0.001,
+        shape=(240, 240, 155),
+        cases=_CASES.get(options.release),
     ),
     notes=lambda options: ["The scans of a case are aligned: misalign them on purpose before registering them."],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from modalign.cases import PARTS
 from modalign.datasets.base import CaseFiles, LabelFiles, Layout
 from modalign.datasets.labels import TOLERANCE_MM, read_labels
 from modalign.errors import DataError
@@ -64,17 +65,33 @@ def check_case(case: CaseFiles, layout: Layout, labels: dict[int, str], frames: 
             _on_grid(case.true_image, grids["fixed"], found)
         if case.true_field is not None:
             _field(case.true_field, grids["fixed"], found)
+    found.facts |= {f"{part}_sha256": digest for part in PARTS[2:] if (digest := _digest(getattr(case, part)))}
     return found
 
 
 def overlap(first: Grid, second: Grid) -> bool:
-    """Whether the boxes around two grids, along the world axes, have points in common."""
-    boxes = []
-    for grid in (first, second):
-        corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1)
-        world = apply_affine(grid.affine, corners)
-        boxes.append((world.min(axis=1), world.max(axis=1)))
-    return bool((np.maximum(boxes[0][0], boxes[1][0]) < np.minimum(boxes[0][1], boxes[1][1])).all())
+    """Whether two grids, which may be oblique to each other, have points in common.
+
+    Two boxes are apart if and only if their shadows on one of 15 axes are: the normals of the faces of either, and
+    the directions at right angles to an edge of each (Gottschalk et al., SIGGRAPH 1996, doi 10.1145/237170.237244).
+    """
+    edges = [grid.affine[:3, :3].T / grid.spacing[:, None] for grid in (first, second)]
+    normals = [np.cross(np.roll(e, -1, axis=0), np.roll(e, -2, axis=0)) for e in edges]
+    crossed = np.cross(edges[0][:, None], edges[1][None]).reshape(-1, 3)
+    axes = np.concatenate([*normals, crossed])
+    lengths = np.linalg.norm(axes, axis=1)
+    # Edges that are parallel have no direction at right angles of their own; rounding would make one up.
+    axes = axes[lengths > 1e-6] / lengths[lengths > 1e-6, None]
+    shadows = [axes @ _corners(grid) for grid in (first, second)]
+    low = np.maximum(shadows[0].min(axis=1), shadows[1].min(axis=1))
+    high = np.minimum(shadows[0].max(axis=1), shadows[1].max(axis=1))
+    return bool((low < high - 1e-6).all())
+
+
+def _corners(grid: Grid) -> np.ndarray:
+    """The outer corners of a grid's corner voxels in RAS mm, (3, 8)."""
+    corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, -1)
+    return apply_affine(grid.affine, corners)
 
 
 def _scan(path: Path, found: Findings) -> Volume | None:
@@ -129,7 +146,8 @@ def _has_no_frame(path: Path) -> bool:
 
 def _compare_with_layout(path: Path, grid: Grid, role: str, layout: Layout, found: Findings) -> None:
     expected = layout.spacing_mm.get(role)
-    if expected and not np.allclose(sorted(grid.spacing), expected, rtol=layout.tolerance, atol=1e-3):
+    # Axis by axis: every archive stores its scans along the same axes, so slices in another place are another scan.
+    if expected and not np.allclose(grid.spacing, expected, rtol=layout.tolerance, atol=1e-3):
         found.problems.append(
             f"{path} has voxels of {_times(grid.spacing, '.4g')} mm, and the published scans have "
             f"{_times(expected, '.4g')} mm: take the original file, or read your own version with the reader `pairs`"
@@ -148,6 +166,13 @@ def _facts(role: str, path: Path, grid: Grid) -> dict[str, str]:
         f"{role}_orientation": grid.orientation,
         f"{role}_sha256": sha256(path),
     }
+
+
+def _digest(files: LabelFiles | None) -> str:
+    """SHA-256 of a file, or of each structure's; empty if there is none."""
+    if isinstance(files, tuple):
+        return ";".join(f"{name}={sha256(path)}" for name, path in files if path.is_file())
+    return sha256(files) if files is not None and files.is_file() else ""
 
 
 def _on_grid(path: Path, grid: Grid, found: Findings) -> None:

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from modalign.datasets.base import (
     CaseFiles,
+    Layout,
     Reader,
     ReaderOptions,
     existing,
@@ -83,5 +84,6 @@ READER = Reader(
     modalities=lambda options: (options.fixed, options.moving),
     labels=lambda options: dict(enumerate(ORGANS, start=1)),
     list_cases=list_cases,
+    layout=lambda options: Layout(cases=19),
     notes=lambda options: ["Stands in for the 15 private patients of Cao et al.; the scans come from other sites."],
 )

@@ -1,7 +1,6 @@
 """From a folder in a published layout to an index: which files, which split, checked and with their provenance."""
 
 import csv
-import dataclasses
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,23 +10,25 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from modalign.cases import PARTS
 from modalign.datasets import reader as reader_called
-from modalign.datasets.base import PHANTOM_FILE, TRUTH_FOLDER, CaseFiles, LabelFiles, Layout
+from modalign.datasets.base import CaseFiles, LabelFiles, Layout
 from modalign.datasets.check import Findings, check_case
 from modalign.datasets.download import unfinished
 from modalign.datasets.labels import is_stack, read_stack
+from modalign.datasets.phantom_truth import asked_for, is_truth, only, phantom_record, true_labels, with_truth
 from modalign.datasets.registry import Archive, archive, describe_missing
 from modalign.datasets.splits import draw_split
 from modalign.errors import DataError
 from modalign.files import read_json, write_json, write_text
-from modalign.volumes import write_volume
+from modalign.volumes import Volume, write_volume
 
 COLUMNS = (
     *("case", "split", "fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
     *("true_field", "true_image", "fixed_shape", "moving_shape", "fixed_spacing_mm", "moving_spacing_mm"),
-    *("fixed_orientation", "moving_orientation", "fixed_sha256", "moving_sha256"),
+    *("fixed_orientation", "moving_orientation"),
+    *(f"{part}_sha256" for part in PARTS),
 )
-_FILES = COLUMNS[2:10]
 
 
 def index_dataset(
@@ -49,7 +50,8 @@ def index_dataset(
         reader: which layout it has, see :data:`modalign.datasets.READERS`.
         folder: where it lies, or the CSV file of the reader `pairs`; nothing is written there.
         out: folder of the index. Paths in ``cases.tsv`` are relative to `folder`, or absolute if they lie elsewhere;
-            stacks of masks are flattened into ``out/labels``.
+            stacks of masks, and labels of phantoms that have more structures than asked for, are rewritten in
+            ``out/labels``.
         options: of the reader.
         split: see :func:`modalign.datasets.splits.draw_split`.
         seed: of the split.
@@ -73,7 +75,7 @@ def index_dataset(
         )
     if unfinished(folder):
         raise DataError(f"the download of {key} into {folder} was not finished: fetch it again, it continues")
-    phantom = _phantom(folder, key)
+    phantom = phantom_record(folder, key)
     layout = Layout() if phantom else layout_reader.layout(parsed)
     modalities = layout_reader.modalities(parsed)
     cases, notes = _complete(layout_reader.list_cases(folder, parsed), parsed.incomplete)
@@ -84,19 +86,20 @@ def index_dataset(
             f"the reader's option `expected_cases: {len(cases)}` if that is all you have. First cases: {_first(cases)}"
         )
     labels = dict(layout_reader.labels(parsed))
+    truth: dict[int, str] = {}
     if phantom:
-        cases = [_with_truth(case, folder, modalities) for case in cases]
-        if any(_is_truth(case.fixed_labels) or _is_truth(case.moving_labels) for case in cases):
-            labels = {int(value): name for value, name in read_json(folder / TRUTH_FOLDER / "labels.json").items()}
-    drawn = draw_split(cases, split, seed, dataset, max_cases, folder)
+        cases = [with_truth(case, folder, modalities) for case in cases]
+        truth = true_labels(folder, cases)
+    kept = asked_for(truth, labels)
+    drawn = draw_split(cases, split, seed, dataset, max_cases, folder, key)
     used = [case for case in cases if case.case in drawn.of_case]
-    check = partial(check_case, layout=layout, labels=labels, frames=parsed.frames)
+    check = partial(check_case, layout=layout, labels=truth or labels, frames=parsed.frames)
     findings = list(_shown(_mapped(check, used, workers), f"checking {dataset}", len(used)))
     problems = [problem for found in findings for problem in found.problems] + _twice(findings)
     if problems:
         raise DataError(_listed(dataset, folder, problems))
     values = sorted(set().union(*(found.label_values for found in findings)))
-    labels = labels or {value: f"label_{value}" for value in values}
+    labels = kept or labels or {value: f"label_{value}" for value in values}
     # What is noted of the published scans (who drew which contours) isn't true of phantoms.
     notes += ([] if phantom else layout_reader.notes(parsed)) + sorted(
         {note for found in findings for note in found.notes}
@@ -105,11 +108,13 @@ def index_dataset(
         notes.append(f"{len(cases) - len(used)} of {len(cases)} cases are in no split and aren't used.")
     # cases.tsv marks the index as complete, so that an index that is being replaced can't be taken for a finished one.
     (out / "cases.tsv").unlink(missing_ok=True)
-    rows = [_row(found, drawn.of_case[found.case.case], folder, out) for found in findings]
+    reduced = kept if kept != truth else None
+    rows = [_row(found, drawn.of_case[found.case.case], folder, out, reduced) for found in findings]
     record = {
         "dataset": dataset,
         "reader": reader,
         "options": parsed.model_dump(mode="json"),
+        "archive": key or "",
         "folder": str(folder),
         "source": "phantom" if phantom else "real",
         "fixed_modality": modalities[0],
@@ -150,19 +155,6 @@ def label_files(cell: str, folder: Path) -> LabelFiles | None:
     return tuple((name, folder / path) for name, path in pairs)
 
 
-def _phantom(folder: Path, key: str | None) -> dict[str, Any] | None:
-    if not (folder / PHANTOM_FILE).is_file():
-        if (folder / TRUTH_FOLDER).is_dir():
-            raise DataError(
-                f"{folder} holds a phantom that was not finished ({PHANTOM_FILE} is missing): make it again"
-            )
-        return None
-    content: dict[str, Any] = read_json(folder / PHANTOM_FILE)
-    if key is not None and content.get("archive") != key:
-        raise DataError(f"{folder} holds the phantom {content.get('archive')}, and the reader's options ask for {key}")
-    return content
-
-
 def _complete(cases: Sequence[CaseFiles], incomplete: str) -> tuple[list[CaseFiles], list[str]]:
     if incomplete == "refuse":
         return list(cases), []
@@ -175,23 +167,6 @@ def _complete(cases: Sequence[CaseFiles], incomplete: str) -> tuple[list[CaseFil
 
 def _lacking(case: CaseFiles) -> str:
     return " and ".join(str(path) for path in (case.fixed, case.moving) if not path.is_file())
-
-
-def _with_truth(case: CaseFiles, folder: Path, modalities: tuple[str, str]) -> CaseFiles:
-    truth = folder / TRUTH_FOLDER / case.case
-    pair = truth / f"{modalities[0]}-{modalities[1]}"
-    files = {
-        "true_field": pair / "true_field.nii.gz",
-        "true_image": pair / "true_image.nii.gz",
-        "fixed_labels": truth / f"{modalities[0]}_labels.nii.gz",
-        "moving_labels": truth / f"{modalities[1]}_labels.nii.gz",
-    }
-    there: dict[str, Any] = {name: path for name, path in files.items() if path.is_file()}
-    return dataclasses.replace(case, **there)
-
-
-def _is_truth(files: LabelFiles | None) -> bool:
-    return isinstance(files, Path) and TRUTH_FOLDER in files.parts
 
 
 def _mapped(check: partial[Findings], cases: Sequence[CaseFiles], workers: int) -> Iterator[Findings]:
@@ -251,19 +226,28 @@ def _provenance(source: Archive | None, phantom: dict[str, Any] | None, options:
     return {"licence": options.licence, "citation": options.citation, "access": "own"}
 
 
-def _row(found: Findings, split: str, folder: Path, out: Path) -> dict[str, str]:
+def _row(found: Findings, split: str, folder: Path, out: Path, reduced: Mapping[int, str] | None) -> dict[str, str]:
     row = {"case": found.case.case, "split": split, **found.facts}
-    for column in _FILES:
+    for column in PARTS:
         files: LabelFiles | None = getattr(found.case, column)
         if isinstance(files, tuple):
             row[column] = ";".join(f"{name}={_relative(path, folder)}" for name, path in files)
-        elif files is not None and column.endswith("_labels") and is_stack(files):
-            flat = out / "labels" / f"{found.case.case}_{column}.nii.gz"
-            write_volume(flat, read_stack(files))
-            row[column] = _relative(flat, folder)
+        elif column.endswith("_labels") and (flat := _rewritten(files, reduced)) is not None:
+            path = out / "labels" / f"{found.case.case}_{column}.nii.gz"
+            write_volume(path, flat)
+            row[column] = _relative(path, folder)
         else:
             row[column] = _relative(files, folder) if files else ""
     return row
+
+
+def _rewritten(files: Path | None, reduced: Mapping[int, str] | None) -> Volume | None:
+    """A label map that can't be used as it lies: a stack of masks, or a phantom's with structures not asked for."""
+    if files is None:
+        return None
+    if is_stack(files):
+        return read_stack(files)
+    return only(files, reduced) if reduced is not None and is_truth(files) else None
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -22,7 +22,11 @@ from modalign.datasets.base import (
 )
 
 _NAME = re.compile(r"(IXI\d{3}-(?:Guys|HH|IOP)-\d{4})-(T1|T2|PD)\.nii(?:\.gz)?")
+# Along the axes of the file: T1 is stored sagittally, with 1.2 mm from right to left.
 _SPACING_MM = {"t1": (0.9375, 0.9375, 1.2), "t2": (0.9375, 0.9375, 1.25), "pd": (0.9375, 0.9375, 1.25)}
+
+_SUBJECTS = {"t1-t2": 577, "t2-pd": 578}
+"""Subjects with both scans, of 581 with T1 and 578 with T2 and PD."""
 
 
 class Options(ReaderOptions):
@@ -62,7 +66,8 @@ def _modalities(options: Options) -> tuple[str, str]:
 def _layout(options: Options) -> Layout:
     fixed, moving = _modalities(options)
     # Three scanners: the spacing of single subjects deviates from what is typical.
-    return Layout({"fixed": _SPACING_MM[fixed], "moving": _SPACING_MM[moving]}, tolerance=0.25)
+    spacing_mm = {"fixed": _SPACING_MM[fixed], "moving": _SPACING_MM[moving]}
+    return Layout(spacing_mm, tolerance=0.25, cases=_SUBJECTS[options.pair])
 
 
 READER = Reader(

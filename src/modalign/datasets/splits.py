@@ -31,6 +31,8 @@ PRESETS: dict[str, Rule] = {
     "cao": {"train": 12, "validation": 1, "test": 2},
 }
 """The papers' splits: how many patients, or which."""
+NAMED_IN = {"locor-abdomen": "learn2reg-abdomen-mr-ct-2021", "locor-cermep": "cermep"}
+"""The archive whose cases a split names: in another, or another version, the same id can be another patient."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def draw_split(
     dataset: str = "",
     max_cases: int | None = None,
     folder: Path | None = None,
+    archive: str | None = None,
 ) -> Split:
     """Put every patient into one split, or into none.
 
@@ -61,6 +64,7 @@ def draw_split(
         dataset: name of the data set, so that data sets are drawn independently.
         max_cases: use no more than about so many cases, in the proportions of the splits, at least one a split.
         folder: where a relative path of a split file starts, besides the working folder.
+        archive: key of the archive that the cases are of, if known: a split that names cases of another is refused.
 
     Raises:
         ConfigError: the rule can't be understood.
@@ -70,6 +74,12 @@ def draw_split(
     for case in cases:
         patients.setdefault(case.patient or case.case, []).append(case.case)
     if isinstance(split, str) and split in PRESETS:
+        if archive and NAMED_IN.get(split, archive) != archive:
+            raise ConfigError(
+                f"split {split} names cases of the archive {NAMED_IN[split]}, but {dataset or 'the data set'} is read "
+                f"from {archive}, where the same ids are other patients. Read {NAMED_IN[split]}, or have a split drawn "
+                "by counts, such as {train: 0, validation: 3, test: 4}"
+            )
         chosen: Rule = PRESETS[split]
         rule = f"{split}: {_words(chosen)}"
     elif isinstance(split, Mapping):

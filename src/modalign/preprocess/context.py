@@ -19,6 +19,7 @@ class StepContext:
         dataset: name of the data set; part of every random seed.
         fixed: modality of the fixed scans, such as ``mr``.
         moving: modality of the moving scans.
+        archive: the registry's key of the archive that the data are of; empty for one's own.
         centred: whether the scans have no common frame, so that their centres are to be put together.
         seed: seeds everything random.
         step: name of the step at work, for seeds and fitted values.
@@ -28,6 +29,7 @@ class StepContext:
     dataset: str
     fixed: str
     moving: str
+    archive: str = ""
     centred: bool = False
     seed: int = 0
     step: str = ""

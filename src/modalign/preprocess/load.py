@@ -43,7 +43,7 @@ def load_raw(info: Mapping[str, Any], row: Mapping[str, str]) -> Case:
     }
     record = {
         "source_files": {part: row[part] for part in PARTS if row.get(part)},
-        "sha256": {side: row.get(f"{side}_sha256", "") for side in scans},
+        "sha256": {part: row[f"{part}_sha256"] for part in PARTS if row.get(f"{part}_sha256")},
         "original": {side: grid_record(scan.grid) for side, scan in scans.items()},
         "transforms": {side: [] for side in scans},
         "steps": [],

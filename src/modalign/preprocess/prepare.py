@@ -109,6 +109,7 @@ def prepare_rows(
         dataset=info["dataset"],
         fixed=info["fixed_modality"],
         moving=info["moving_modality"],
+        archive=info.get("archive", ""),
         centred=info.get("frames") == "centred",
         seed=seed,
     )

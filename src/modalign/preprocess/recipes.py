@@ -179,6 +179,7 @@ RECIPES: dict[str, Recipe] = {
                 mr_erosion=1,
                 ct_erosion=1,
                 exceptions={"0010": {"ct_above_hu": -1023.0, "mr_erosion": 3}, "0014": {"mr_erosion": 4}},
+                exceptions_in="learn2reg-abdomen-mr-ct-2021",
             ),
             _step("minmax"),
         ),

@@ -21,14 +21,17 @@ def foreground_masks(
     mr_erosion: int = 1,
     ct_erosion: int = 1,
     exceptions: dict[str, dict[str, float]] | None = None,
+    exceptions_in: str = "",
 ) -> tuple[Case, dict[str, Any]]:
     """Masks of where there is data: voxels above a threshold, eroded by so many voxels (6-neighbourhood).
 
-    `exceptions` changes the numbers for cases whose id ends in the given key. Masks of the data set are replaced.
+    `exceptions` changes the numbers for cases whose id ends in the given key, if the data is the archive
+    `exceptions_in` (empty: any), since another version can have other patients under the same ids. Masks of the data
+    set are replaced.
     """
     numbers = {"mr_above": mr_above, "ct_above_hu": ct_above_hu, "mr_erosion": mr_erosion, "ct_erosion": ct_erosion}
     for ending, changes in (exceptions or {}).items():
-        if case.id.endswith(ending):
+        if case.id.endswith(ending) and exceptions_in in ("", context.archive):
             numbers |= changes
     for side in ("fixed", "moving"):
         family, threshold = ("ct", "ct_above_hu") if context.modality(side) in HOUNSFIELD else ("mr", "mr_above")
