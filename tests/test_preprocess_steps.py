@@ -103,6 +103,18 @@ def test_percentile_clipping_and_scaling_keep_physical_values(rng, context):
     assert case.moving_intensity.unit == "HU"
 
 
+def test_the_truth_keeps_what_lies_beyond_the_moving_scans_extremes_unless_that_is_cut_off(rng, context):
+    case = make(rng)
+    raw = case.true_image.data + 500
+    case = dataclasses.replace(case, true_image=case.true_image.like(raw))
+    whole, _ = intensity.minmax(case, context)
+    assert whole.true_image.data.max() > whole.moving.data.max() == 1
+    np.testing.assert_allclose(whole.moving_intensity.to_physical(whole.true_image.data), raw, atol=0.01)
+    cut, record = intensity.minmax(case, context, of="ct", low_percent=1, high_percent=99)
+    physical = cut.moving_intensity.to_physical(cut.true_image.data)
+    np.testing.assert_allclose(physical, np.clip(raw, *record["moving"].values()), atol=0.01)
+
+
 def test_percentiles_can_be_taken_within_the_mask(rng, context):
     case = make(rng)
     inside = np.zeros(SHAPE, dtype=np.uint8)

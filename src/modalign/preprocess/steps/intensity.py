@@ -45,7 +45,7 @@ def window(
     record = {}
     for side in context.sides(of):
         record[side] = {"low": low_hu, "high": high_hu}
-        case = _onto(case, side, low_hu, high_hu, range, clip=True)
+        case = _onto(case, side, low_hu, high_hu, range)
     return case, record
 
 
@@ -58,13 +58,20 @@ def minmax(
     high_percent: float = 100.0,
     range: Sequence[float] = (-1.0, 1.0),
 ) -> Outcome:
-    """Map each scan's minimum and maximum (or percentiles, clipping beyond them) onto `range`."""
+    """Map each scan's minimum and maximum (or percentiles, clipping beyond them) onto `range`.
+
+    Between minimum and maximum the true image isn't clipped: what it has beyond the moving scan's extremes, such as
+    bone outside that scan's field of view, is missing from every alignment, and that is an error to be measured.
+    """
     _check_range(range, context)
+    # Percentiles cut off values that the moving scan has: there the truth has to lose them, too, or else a perfect
+    # alignment would have an error.
+    clip_truth = low_percent > 0 or high_percent < 100
     record = {}
     for side in context.sides(of):
         low, high = np.percentile(getattr(case, side).data, [low_percent, high_percent]).tolist()
         record[side] = {"low": low, "high": high}
-        case = _onto(case, side, low, high, range, clip=True)
+        case = _onto(case, side, low, high, range, clip_truth)
     return case, record
 
 
@@ -89,7 +96,7 @@ def dataset_scale(case: Case, context: StepContext, *, of: str = "ct", range: Se
     for side in context.sides(of):
         fitted = context.fitted[context.step][side]
         record[side] = dict(fitted)
-        case = _onto(case, side, fitted["low"], fitted["high"], range, clip=True)
+        case = _onto(case, side, fitted["low"], fitted["high"], range)
     return case, record
 
 
@@ -119,34 +126,46 @@ def fit(summaries: Sequence[dict[str, Any]], **_: Any) -> dict[str, Any]:
     }
 
 
-def map_values(case: Case, side: str, function: Any, intensity: Intensity | None = None) -> Case:
-    """Apply `function` to the image of one side; to the true image as well if the side is moving."""
+def map_values(
+    case: Case, side: str, function: Any, intensity: Intensity | None = None, of_truth: Any | None = None
+) -> Case:
+    """Apply `function` to the image of one side; to the true image as well (or `of_truth`) if the side is moving."""
     changed: dict[str, Any] = {}
     for part in (side, "true_image") if side == "moving" else (side,):
         volume = getattr(case, part)
+        chosen = of_truth if part == "true_image" and of_truth is not None else function
         if volume is not None:
-            changed[part] = volume.like(function(volume.data.astype(np.float32)).astype(np.float32))
+            changed[part] = volume.like(chosen(volume.data.astype(np.float32)).astype(np.float32))
     if intensity is not None:
         changed[f"{side}_intensity"] = intensity
     return replace(case, **changed)
 
 
-def _linear(case: Case, side: str, slope: float, intercept: float, limits: Sequence[float] | None = None) -> Case:
-    """stored' = slope * stored + intercept, with the intensity mapping kept true."""
+def _linear(
+    case: Case,
+    side: str,
+    slope: float,
+    intercept: float,
+    limits: Sequence[float] | None = None,
+    clip_truth: bool = True,
+) -> Case:
+    """stored' = slope * stored + intercept, with the intensity mapping kept true; clipped to `limits`."""
     old: Intensity = getattr(case, f"{side}_intensity")
     new = Intensity(old.scale / slope, old.offset - old.scale * intercept / slope, old.unit)
 
-    def apply(data: np.ndarray) -> np.ndarray:
-        mapped = data.astype(np.float64) * slope + intercept
-        return mapped if limits is None else np.clip(mapped, limits[0], limits[1])
+    def mapped(data: np.ndarray) -> np.ndarray:
+        return data.astype(np.float64) * slope + intercept
 
-    return map_values(case, side, apply, new)
+    def clipped(data: np.ndarray) -> np.ndarray:
+        return mapped(data) if limits is None else np.clip(mapped(data), limits[0], limits[1])
+
+    return map_values(case, side, clipped, new, clipped if clip_truth else mapped)
 
 
-def _onto(case: Case, side: str, low: float, high: float, range: Sequence[float], clip: bool) -> Case:
+def _onto(case: Case, side: str, low: float, high: float, range: Sequence[float], clip_truth: bool = True) -> Case:
     width = high - low if high > low else 1.0
     slope = (range[1] - range[0]) / width
-    return _linear(case, side, slope, range[0] - slope * low, range if clip else None)
+    return _linear(case, side, slope, range[0] - slope * low, range, clip_truth)
 
 
 def _region(case: Case, side: str, within: str, context: StepContext) -> np.ndarray:
