@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from racing import Race
@@ -27,7 +28,30 @@ def races() -> list[Race]:
         case = Case(name, Volume(other_contrast(scan, seed + 10)), Volume(scan), dataset="speed", split="train")
         write_case(store / name, case)
     pack_split(store, "train", CASES)
-    return [_race(store, 2, batch=8, steps=12), _race(store, 3, batch=1, steps=6)]
+    return [_race(store, 2, batch=8, steps=12), _race(store, 3, batch=1, steps=6), _race_on_disk(store)]
+
+
+def _race_on_disk(store: Path, batch: int = 8, crop: int = 96, steps: int = 12) -> Race:
+    """What doesn't fit into memory: slices from the copy in which they are contiguous, and from the packed volumes."""
+    sampling = Sampling(2, batch, (crop, crop))
+    ours = PackedCases(store / "train.h5", sampling, memory_mib=0)
+    theirs = PackedCases(store / "train.h5", sampling, memory_mib=0)
+    with h5py.File(store / "train.h5") as file:
+        offsets = {(case, part): file[case][part].id.get_offset() for case in CASES for part in ("fixed", "moving")}
+    theirs.images = {
+        part: [
+            np.memmap(store / "train.h5", np.float32, "r", offsets[case, part], SHAPE)[:, :, z]
+            for case in CASES
+            for z in range(SHAPE[2])
+        ]
+        for part in ("fixed", "moving")
+    }
+
+    def batches(packed: PackedCases) -> list[torch.Tensor]:
+        return [packed.batch(step)["moving"] for step in range(steps)]
+
+    what = f"{steps} batches of {batch} crops of {crop}² from disk, {' × '.join(map(str, SHAPE))} scans"
+    return Race(what, "the same from volumes", lambda: batches(ours), lambda: batches(theirs))
 
 
 def _race(store: Path, dimension: int, batch: int, steps: int) -> Race:

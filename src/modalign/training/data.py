@@ -1,6 +1,7 @@
 """Batches of slices or volumes from a split's packed file, in an order that depends on the seed and the step alone."""
 
 import hashlib
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor
 
 from modalign.errors import DataError
+from modalign.files import replacing
 from modalign.seeds import generator
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, dict[str, np.ndarray]]
+"""By case and part."""
 
 Batch = dict[str, Tensor]
 """What a step learns from: `fixed` and `moving`, and masks if asked for, (B, 1, *S), float32."""
@@ -45,8 +52,9 @@ class PackedCases:
 
     In 2D, slices in which the fixed or the moving image is constant are left out, unless all are.
 
-    The uncompressed arrays are memory-mapped; in 2D they are copied once to slice-first order if they fit into
-    `memory_mib`, because a single axial slice lies scattered over the whole file.
+    The uncompressed arrays are memory-mapped. They are copied into memory once if they fit into `memory_mib`; else, in
+    2D, to a file beside the packed one in which slices are contiguous, because in the packed one a single axial slice
+    lies scattered over all of its volume.
 
     Args:
         path: the packed split, see :meth:`modalign.cases.CaseStore.pack`.
@@ -75,29 +83,28 @@ class PackedCases:
     ):
         self.sampling, self.seed, self.purpose = sampling, seed, purpose
         parts = ["fixed", "moving", *(["fixed_mask", "moving_mask"] if sampling.masks else [])]
-        arrays = _map_arrays(path, parts)
-        if cases is not None:
-            arrays = {case: found for case, found in arrays.items() if case in cases}
-        if fixed_path is not None:
-            translated = _map_arrays(fixed_path, ["fixed"])
-            arrays = {case: {**found, "fixed": translated[case]["fixed"]} for case, found in arrays.items()}
-        if beside is not None:
-            further = _map_arrays(beside[0], list(beside[1]))
-            arrays = {case: {**found, **further[case]} for case, found in arrays.items()}
-            parts += beside[1]
+        files = [(path, parts), (fixed_path, ["fixed"])] + (
+            [(beside[0], list(beside[1]))] if beside is not None else []
+        )
+        sources = [(file, wanted) for file, wanted in files if file is not None]
+        parts = list(dict.fromkeys(part for _, wanted in sources for part in wanted))
+        arrays = _joined(sources, cases)
         _check(path, arrays)
-        self.images: dict[str, list[np.ndarray]] = {part: [] for part in parts}
         megabytes = sum(a.nbytes for found in arrays.values() for a in found.values()) / 2**20
+        in_memory, slices = megabytes <= memory_mib, sampling.dimension == 2
+        if slices and not in_memory:
+            arrays = _joined([(slice_first(file), wanted) for file, wanted in sources], cases)
+        self.images: dict[str, list[np.ndarray]] = {part: [] for part in parts}
         for found in arrays.values():
             for part in parts:
                 array = found.get(part)
                 if array is None:
                     array = np.broadcast_to(np.uint8(1), found["fixed"].shape)
-                if sampling.dimension == 2:
-                    array = np.moveaxis(array, -1, 0)
-                    self.images[part].extend(np.ascontiguousarray(array) if megabytes <= memory_mib else array)
-                else:
-                    self.images[part].append(np.array(array) if megabytes <= memory_mib else array)
+                if slices and in_memory:
+                    array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
+                elif in_memory:
+                    array = np.array(array)
+                self.images[part].extend(array if slices else [array])
         if sampling.dimension == 2:
             self._leave_out_empty_slices()
 
@@ -138,7 +145,8 @@ class PackedCases:
     def limits(self, part: str, low: float = 0.1, high: float = 99.9) -> tuple[float, float]:
         """Two percentiles of the intensities of `part`, over about a million voxels."""
         stride = max(1, sum(image.size for image in self.images[part]) // 1_000_000)
-        sample = np.concatenate([image.ravel()[::stride] for image in self.images[part]])
+        # Unlike a flattened image, a slice of its flat iterator is no copy of the whole image.
+        sample = np.concatenate([image.flat[::stride] for image in self.images[part]])
         lowest, highest = np.percentile(sample, [low, high])
         return float(lowest), float(max(highest, lowest + 1e-6))
 
@@ -194,10 +202,39 @@ def data_digest(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def _map_arrays(path: Path, parts: list[str]) -> dict[str, dict[str, np.ndarray]]:
+def slice_first(path: Path) -> Path:
+    """A copy of a packed file with its arrays as (Z, X, Y), beside it as ``<name>.slices.h5``, unless it is there.
+
+    Two trainings that make it at once do the work twice, and the later copy takes the place of an equal one.
+    """
+    copy, identity = path.with_suffix(".slices.h5"), data_digest(path)
+    if copy.is_file():
+        with h5py.File(copy, "r") as file:
+            if file.attrs.get("made_from") == identity:
+                return copy
+    log.info("copying %s to %s, in which slices are contiguous", path, copy)
+    with replacing(copy) as temporary, h5py.File(path, "r") as packed, h5py.File(temporary, "w") as file:
+        file.attrs["made_from"] = identity
+        for case, group in packed.items():
+            for part, dataset in group.items():
+                file[f"{case}/{part}"] = np.ascontiguousarray(np.moveaxis(dataset[()], -1, 0))
+    return copy
+
+
+def _joined(sources: Sequence[tuple[Path, Sequence[str]]], cases: Collection[str] | None) -> Arrays:
+    """The arrays of the first file's cases, with the parts of the others added or in place of the first one's."""
+    arrays: Arrays = {}
+    for file, wanted in sources:
+        mapped = _map_arrays(file, wanted)
+        names = [name for name in mapped if cases is None or name in cases] if not arrays else list(arrays)
+        arrays = {name: {**arrays.get(name, {}), **mapped[name]} for name in names}
+    return arrays
+
+
+def _map_arrays(path: Path, parts: Sequence[str]) -> Arrays:
     if not path.is_file():
         raise DataError(f"{path} does not exist: prepare the data set again, or give it cases in this split")
-    arrays: dict[str, dict[str, np.ndarray]] = {}
+    arrays: Arrays = {}
     with h5py.File(path, "r") as file:
         for case, group in file.items():
             arrays[case] = {}
@@ -214,7 +251,7 @@ def _map_arrays(path: Path, parts: list[str]) -> dict[str, dict[str, np.ndarray]
     return arrays
 
 
-def _check(path: Path, arrays: dict[str, dict[str, np.ndarray]]) -> None:
+def _check(path: Path, arrays: Arrays) -> None:
     for case, found in arrays.items():
         missing = {"fixed", "moving"} - set(found)
         if missing:
