@@ -7,17 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pytest
 import torch
+from test_training_data import write_packed
 
 from modalign.devices import resolve_device
-from modalign.errors import ConfigError, DataError, ModalignError
+from modalign.errors import ConfigError, ModalignError
 from modalign.training import checkpoint
-from modalign.training.data import PackedCases, Sampling, data_digest
-from modalign.training.devices import accelerate, random_states, restore_random_states
+from modalign.training.devices import Gpus, accelerate, random_states, restore_random_states
 from modalign.training.loop import fit
 from modalign.training.options import TrainingOptions
 
@@ -52,13 +52,7 @@ print(record["resumes"], record["seconds"])
 
 @pytest.fixture
 def packed(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """Two cases of different size, whose voxel values say where they come from."""
-    path = tmp_path / "train.h5"
-    with h5py.File(path, "w") as file:
-        for case, shape in (("a", (16, 14, 5)), ("b", (13, 18, 4))):
-            fixed = rng.random(shape).astype(np.float32)
-            file[f"{case}/fixed"], file[f"{case}/moving"] = fixed, fixed + 10
-    return path
+    return write_packed(tmp_path / "train.h5", rng)
 
 
 def start(packed: Path, out: Path, pause: float = 0.0) -> subprocess.Popen[str]:
@@ -148,6 +142,74 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     assert record["best_validation"] == abs(seen[best] - 1.5)
 
 
+def test_the_last_weights_are_kept_if_asked_for_and_validated_only_if_asked_for(tmp_path):
+    seen = []
+
+    def validate(networks) -> float:
+        seen.append(networks["line"].weight.item())
+        return abs(networks["line"].weight.item() - 1.5)
+
+    network, record = train_line(tmp_path / "a", validate=validate, validate_every=1, keep="last")
+    assert network.weight.item() == seen[-1]
+    assert record["best_step"] == 1 + int(np.argmin(np.abs(np.array(seen) - 1.5))) < 300
+    seen.clear()
+    alone, record = train_line(tmp_path / "b", validate=validate, keep="last")
+    assert (seen, record["best_step"]) == ([], None)
+    assert torch.equal(alone.weight, network.weight)
+
+
+def test_a_validation_that_is_no_number_is_not_the_best(tmp_path):
+    values = iter([float("nan"), 3.0, float("inf"), 2.0, float("nan")])
+    _, record = train_line(tmp_path, validate=lambda networks: next(values), validate_every=1, steps=5)
+    assert (record["best_validation"], record["best_step"]) == (2.0, 4)
+    network, record = train_line(tmp_path, "nan", validate=lambda networks: float("nan"), steps=5)
+    last, _ = train_line(tmp_path, "none", steps=5)
+    assert record["best_step"] is None
+    assert torch.equal(network.weight, last.weight)
+
+
+def test_validations_draw_the_same_numbers_every_time_and_leave_training_its_own(tmp_path):
+    drawn = []
+
+    def noisy(networks, batch, step):
+        x = batch["x"] + torch.randn_like(batch["x"])
+        yield ("line",), {"error": networks["line"](x).square().mean()}
+
+    def run(state: Path, validate) -> torch.Tensor:
+        torch.manual_seed(1)
+        network = torch.nn.Linear(1, 1)
+        options = TrainingOptions(steps=6, keep="last", validate_every=2)
+        fit({"line": network}, noisy, Points(), options, state, "x", validate=validate)
+        return network.weight
+
+    def validate(networks) -> float:
+        drawn.append(torch.randn(()).item())
+        return 0.0
+
+    assert torch.equal(run(tmp_path / "a", validate), run(tmp_path / "b", None))
+    assert len(drawn) == 3
+    assert len(set(drawn)) == 1
+
+
+def test_gradients_of_a_phase_are_unscaled_by_one_factor():
+    """A scaler that doubles at every update would halve the second network's gradient in between."""
+    precision = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1))
+    fabric = SimpleNamespace(
+        **{"device": torch.device("cpu"), "world_size": 1, "global_rank": 0, "is_global_zero": True},
+        _precision=precision,
+        backward=lambda loss: precision.scaler.scale(loss).backward(),
+    )
+    gpus, weights = Gpus(fabric), [torch.nn.Parameter(torch.zeros(())) for _ in range(2)]
+    optimisers = [torch.optim.SGD([weight], lr=1.0) for weight in weights]
+    for _ in range(2):
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        gpus.backward(3 * weights[0] + 3 * weights[1])
+        gpus.step(optimisers)
+    assert [weight.item() for weight in weights] == [-6, -6]
+    assert precision.scaler.get_scale() == 16
+
+
 def test_a_finished_training_is_not_repeated_and_a_changed_one_starts_afresh(tmp_path, caplog):
     network, first = train_line(tmp_path)
     again, second = train_line(tmp_path)
@@ -198,73 +260,6 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
         fit({"line": torch.nn.Linear(1, 1)}, losses, Points(), TrainingOptions(steps=9), tmp_path, "x")
 
 
-def test_every_slice_comes_up_once_per_epoch_and_pairs_stay_together(packed):
-    data = PackedCases(packed, Sampling(2, batch=3), seed=1)
-    with h5py.File(packed) as file:
-        slices = [np.array(file[case]["fixed"][:, :, z]) for case in "ab" for z in range(file[case]["fixed"].shape[2])]
-    assert (len(data), data.steps_per_epoch) == (9, 3)
-    met = []
-    for step in range(3):
-        batch = data.batch(step)
-        for fixed, moving in zip(batch["fixed"][:, 0].numpy(), batch["moving"][:, 0].numpy(), strict=True):
-            own = next(i for i, s in enumerate(slices) if np.array_equal(fixed[: s.shape[0], : s.shape[1]], s))
-            met.append(own)
-            shape = slices[own].shape
-            np.testing.assert_array_equal(moving[: shape[0], : shape[1]], slices[own] + 10)
-    assert sorted(met) == list(range(9))
-    assert torch.equal(data.batch(2)["fixed"], PackedCases(packed, Sampling(2, batch=3), seed=1).batch(2)["fixed"])
-
-
-def test_reading_from_disk_gives_the_same_batches_as_from_memory(packed):
-    sampling = Sampling(2, batch=4, crop=(10, 15), flips=True)
-    memory, disk = (PackedCases(packed, sampling, memory_mib=limit) for limit in (100, 0))
-    for step in range(5):
-        assert torch.equal(memory.batch(step)["moving"], disk.batch(step)["moving"])
-
-
-def test_crops_are_at_the_same_place_in_both_images_and_pad_what_is_too_small(packed):
-    data = PackedCases(packed, Sampling(3, batch=2, crop=(12, 16, 6), flips=True))
-    for step in range(6):
-        batch = data.batch(step)
-        assert batch["fixed"].shape == (2, 1, 12, 16, 6)
-        inside = batch["fixed"] != batch["fixed"].amin((2, 3, 4), keepdim=True)
-        difference = (batch["moving"] - batch["fixed"])[inside]
-        torch.testing.assert_close(difference, torch.full_like(difference, 10.0))
-
-
-def test_unpaired_batches_draw_moving_images_of_their_own(packed):
-    batches = [PackedCases(packed, Sampling(2, batch=9, crop=(8, 8), paired=False)).batch(s) for s in range(3)]
-    assert all((b["moving"] - b["fixed"] - 10).abs().amax((1, 2, 3)).count_nonzero() >= 5 for b in batches)
-
-
-def test_packed_files_that_cannot_be_trained_from(tmp_path):
-    with pytest.raises(DataError, match=r"none\.h5 does not exist"):
-        PackedCases(tmp_path / "none.h5", Sampling(2))
-    path = tmp_path / "bad.h5"
-    with h5py.File(path, "w") as file:
-        file["p1/fixed"] = np.zeros((4, 4, 4), np.float32)
-    with pytest.raises(DataError, match="case p1 has no moving image"):
-        PackedCases(path, Sampling(3))
-    with h5py.File(path, "a") as file:
-        file["p1/moving"] = np.zeros((4, 4, 5), np.float32)
-    with pytest.raises(DataError, match="differ in shape"):
-        PackedCases(path, Sampling(3))
-    with h5py.File(path, "a") as file:
-        del file["p1/moving"]
-        file.create_dataset("p1/moving", data=np.zeros((4, 4, 4), np.float32), compression="gzip")
-    with pytest.raises(DataError, match="p1/moving is stored in chunks"):
-        PackedCases(path, Sampling(3))
-
-
-def test_the_data_digest_follows_the_content(packed):
-    before = data_digest(packed)
-    packed.touch()
-    assert data_digest(packed) == before
-    with h5py.File(packed, "a") as file:
-        file["a/fixed"][3, 3, 3] = 0.123
-    assert data_digest(packed) != before
-
-
 def test_a_broken_checkpoint_is_not_used(tmp_path, caplog):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"half a file")
@@ -301,16 +296,3 @@ def test_devices_that_are_not_there():
             resolve_device("cuda")
     with pytest.raises(ConfigError, match="1 device with precision 32, not on 2 with bf16-mixed"):
         accelerate("cpu", "bf16-mixed", 2)
-
-
-def test_slices_without_contrast_are_left_out(tmp_path, rng):
-    with h5py.File(tmp_path / "train.h5", "w") as file:
-        fixed, moving = (rng.random((8, 8, 5)).astype(np.float32) for _ in range(2))
-        fixed[..., 0], moving[..., 3] = -1, 0.5
-        file["a/fixed"], file["a/moving"] = fixed, moving
-    slices = PackedCases(tmp_path / "train.h5", Sampling(2))
-    assert len(slices) == 3
-    assert torch.equal(
-        slices.pick([0, 1, 2])["moving"][:, 0], torch.from_numpy(moving[..., [1, 2, 4]]).permute(2, 0, 1)
-    )
-    assert len(PackedCases(tmp_path / "train.h5", Sampling(3))) == 1

@@ -1,5 +1,6 @@
 """Learned translations: they find the contrast without paired images, go on after kills, and refuse what can't work."""
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from modalign.methods import method_class
 from modalign.methods._batches import from_network, padded, to_network
 from modalign.methods._translation import Translation, frozen
 from modalign.methods.base import Context
+from modalign.training import registration
+from modalign.training.data import PackedCases, Sampling
 from modalign.volumes import Volume
 
 NAMES = ["cyclegan", "sc_cyclegan", "unit", "munit", "cut"]
@@ -56,8 +59,8 @@ def two_contrasts(seed: int, slices: int = 12, size: int = 32) -> tuple[Case, np
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> CaseStore:
-    cases = [two_contrasts(seed)[0] for seed in range(5)]
-    return ellipsoid_pairs.write_store(tmp_path_factory.mktemp("discs"), {"train": cases})
+    cases = [two_contrasts(seed)[0] for seed in range(6)]
+    return ellipsoid_pairs.write_store(tmp_path_factory.mktemp("discs"), {"train": cases[:5], "validation": cases[5:]})
 
 
 def make(name: str, folder: Path, dimension: int = 2, seed: int = 0, **options: Any) -> Translation:
@@ -84,9 +87,15 @@ def test_it_learns_the_contrast_from_unpaired_images(store, tmp_path, name, step
     assert disagreement(method.align(case).image.data, truth) < threshold * unregistered
 
 
-def test_a_killed_training_ends_with_the_same_bytes(store, tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_same_bytes(store, tmp_path, monkeypatch, request):
+    """Those of the best validation, which here is one of the first: the sign is turned."""
     options = {"steps": 6, "batch": 2, "pool": 3, "checkpoint_seconds": 0.0, "flips": True}
-    make("munit", tmp_path / "whole", **options).train(store)
+    options |= {"keep": "best", "validate_every": 1}
+    own = registration.validation_loss
+    turned = pytest.MonkeyPatch()
+    turned.setattr(registration, "validation_loss", lambda *given: -own(*given))
+    request.addfinalizer(turned.undo)
+    assert make("munit", tmp_path / "whole", **options).train(store)["best_step"] < 3
     method_type = method_class("munit")
     terms = method_type._terms
 
@@ -103,6 +112,25 @@ def test_a_killed_training_ends_with_the_same_bytes(store, tmp_path, monkeypatch
     make("munit", tmp_path / "other", seed=1, **options).train(store)
     whole, broken, other = ((tmp_path / name / "weights.pt").read_bytes() for name in ("whole", "broken", "other"))
     assert whole == broken != other
+
+
+def test_the_best_translation_is_that_of_its_own_terms_on_validation_cases(store, tmp_path):
+    """The adversarial term is left out: it tells how good the discriminator is."""
+    options = {"steps": 4, "keep": "best", "validate_every": 1, "crop": (24, 24), "checkpoint_seconds": 0.0}
+    method = make("cyclegan", tmp_path, **options)
+    record = method.train(store)
+    with (tmp_path / "state" / "log.csv").open() as file:
+        logged = [float(row["validation"]) for row in csv.DictReader(file)]
+    assert record["best_validation"] == pytest.approx(min(logged), rel=1e-6)
+    generators, about = method._ready
+    packed = PackedCases(store.pack("validation"), Sampling(2, 2, (24, 24)), 0, (store.dataset, "cyclegan"))
+    errors = []
+    for step in range(6):
+        images = {c: to_network(packed.batch(step)[c], about["limits"][c]) for c in ("fixed", "moving")}
+        with torch.no_grad():
+            made = generators(images["fixed"], images["moving"], identity=False)
+        errors.append(sum(float((made[f"cycled_{c}"] - images[c]).abs().mean()) for c in images))
+    assert record["best_validation"] == pytest.approx(method.options.cycle_weight * np.mean(errors), rel=1e-5)
 
 
 def untrained(name: str, folder: Path, dimension: int = 2, **options: Any) -> Translation:

@@ -17,6 +17,11 @@ VggLayer = Annotated[str, StringConstraints(pattern=r"^conv([12]_[12]|[345]_[1-4
 class GenerationOptions(TrainingOptions):
     """Settings of the losses of both stages."""
 
+    keep: Literal["best", "last"] = Field(
+        "last",
+        description="weights to use in the end: the last, or those of the best validation by all terms of the loss but "
+        "the adversarial one. RbG and RegistFormer picked by hand among the ten lowest FID",
+    )
     contextual_weight: float = Field(5.0, ge=0, description="weight of the contextual loss")
     contextual_layers: tuple[VggLayer, ...] = Field(
         ("conv1_2", "conv2_2", "conv3_2"), min_length=1, description="VGG-19 layers of the contextual loss"

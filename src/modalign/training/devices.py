@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -81,6 +82,11 @@ class OneCpu:
         """Scale the gradients of one network down to a norm of `max_norm`, if they exceed it."""
         nn.utils.clip_grad_norm_(network.parameters(), max_norm)
 
+    def step(self, optimisers: Sequence[Optimizer]) -> None:
+        """Update all networks of a phase."""
+        for optimiser in optimisers:
+            optimiser.step()
+
     def scaler(self) -> dict[str, Any]:
         """The state of the gradient scaler: there is none."""
         return {}
@@ -114,6 +120,18 @@ class Gpus(OneCpu):
         """Scale the gradients of one network down to a norm of `max_norm`, if they exceed it."""
         # A 16-mixed step with infinite gradients is skipped later on, so they are no error here.
         self.fabric.clip_gradients(network, optimiser, max_norm=max_norm, error_if_nonfinite=False)
+
+    def step(self, optimisers: Sequence[Optimizer]) -> None:
+        """Update all networks of a phase."""
+        scaler = getattr(self.fabric._precision, "scaler", None)
+        if scaler is None:
+            super().step(optimisers)
+            return
+        for optimiser in optimisers:
+            scaler.step(getattr(optimiser, "optimizer", optimiser))
+        # Once, not after every network as Fabric does: gradients of the next one would be divided by another factor
+        # than their loss was multiplied by.
+        scaler.update()
 
     def scaler(self) -> dict[str, Any]:
         """The state of the gradient scaler of 16-mixed."""

@@ -55,7 +55,7 @@ def fit(
     validate: Callable[[Networks], float] | None = None,
     rate_factors: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Train `networks` in place and leave them, on the CPU, with the weights of the best validation (or the last).
+    """Train `networks` in place and leave them, on the CPU, with the weights that `options.keep` asks for.
 
     After a kill, the same call continues from the last checkpoint, and on a CPU ends with the same bytes as without the
     kill. SIGTERM and SIGINT write a checkpoint and leave by :class:`SystemExit`.
@@ -72,7 +72,8 @@ def fit(
         seed: seeds everything that draws from global generators.
         device: ``cpu`` or ``cuda``.
         threads: number of CPU threads; another number may change the last bits of results.
-        validate: a number for the networks as they are, lower is better; called without gradients.
+        validate: a number for the networks as they are, lower is better; called without gradients, and always with
+            the same state of PyTorch's random generators, which it leaves alone. Not called if the options say so.
         rate_factors: by network, how many times the learning rate of the options it learns with; 1 where not named.
 
     Returns:
@@ -88,6 +89,7 @@ def fit(
     fabric = accelerate(device, options.precision, options.devices)
     per_epoch = max(1, batches.steps_per_epoch // fabric.world_size)
     total = options.total_steps(per_epoch)
+    validate = validate if options.validates else None
     validate_every, log_every = options.validate_every or max(1, total // 20), max(1, total // 1000)
     wrapped: dict[str, nn.Module] = {}
     optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -162,7 +164,7 @@ def fit(
                         group["lr"] = rate * (rate_factors or {}).get(name, 1.0)
                     if options.clip is not None:
                         fabric.clip_gradients(wrapped[name], optimisers[name], options.clip)
-                    optimisers[name].step()
+                fabric.step([optimisers[name] for name in names])
                 reported.update({term: value.detach() for term, value in terms.items()})
             step += 1
 
@@ -172,10 +174,12 @@ def fit(
                 row = {term: float(value) for term, value in reported.items()}
                 _check_finite(row, step, state)
             if validate is not None and (step % validate_every == 0 or step == total):
-                row["validation"] = _validated(validate, networks)
-                if best["validation"] is None or row["validation"] < best["validation"]:
-                    weights = {name: _copied(network) for name, network in networks.items()}
-                    best = {"validation": row["validation"], "step": step, "weights": weights}
+                value = row["validation"] = _validated(validate, networks, fabric.device)
+                # What isn't a number is no best, not even the first.
+                if math.isfinite(value) and (best["validation"] is None or value < best["validation"]):
+                    keep = options.keep == "best"
+                    weights = {name: _copied(network) for name, network in networks.items()} if keep else None
+                    best = {"validation": value, "step": step, "weights": weights}
             if row:
                 write({"step": step, "seconds": elapsed(), "learning_rate": rate, **row})
             show(step, row)
@@ -218,10 +222,13 @@ def _optimiser(network: nn.Module, options: TrainingOptions) -> torch.optim.Opti
     return kind(learning, lr=rate, betas=options.betas, weight_decay=decay, amsgrad=amsgrad)
 
 
-def _validated(validate: Callable[[Networks], float], networks: Networks) -> float:
+def _validated(validate: Callable[[Networks], float], networks: Networks, device: torch.device) -> float:
     for network in networks.values():
         network.eval()
-    with torch.no_grad():
+    gpus = [] if device.type == "cpu" else [device]
+    with torch.no_grad(), torch.random.fork_rng(gpus):
+        # The same noise every time, so that validations can be compared.
+        torch.manual_seed(0)
         value = float(validate(networks))
     for network in networks.values():
         network.train()

@@ -33,8 +33,11 @@ class TrainingOptions(MethodOptions):
     )
     milestones: tuple[float, ...] = Field((20, 30), description="epochs at which `multistep` drops the learning rate")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of each network; null = no clipping")
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights to use in the end: those of the best validation, if there is one, or the last"
+    )
     validate_every: int = Field(
-        0, ge=0, description="steps between validations, of which the best weights are kept; 0 = twenty times in all"
+        0, ge=0, description="steps between validations; 0 = twenty times in all with keep: best, never with keep: last"
     )
     checkpoint_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 = after every step")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field("32", description="number format, mixed on cuda only")
@@ -59,6 +62,11 @@ class TrainingOptions(MethodOptions):
     def total_steps(self, steps_per_epoch: int) -> int:
         """The budget in optimiser steps."""
         return self.steps if self.steps is not None else max(1, round((self.epochs or 0) * steps_per_epoch))
+
+    @property
+    def validates(self) -> bool:
+        """Whether validations are made, where there are cases for them."""
+        return self.keep == "best" or self.validate_every > 0
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0."""

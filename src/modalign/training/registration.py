@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,13 @@ def registration_data(
     state: Path,
     translator: Method | None = None,
     fraction: float = 1.0,
+    validation_crops: bool = False,
 ) -> RegistrationData:
     """Open the packed training and validation splits.
 
     With a `translator`, the fixed images are replaced by their translations to the moving contrast, which are made once
     and kept in `state`; both images then share the moving image's intensity limits. A `fraction` below 1 learns from
-    that share of the training cases.
+    that share of the training cases. Validation sees whole images, or with `validation_crops` what training sees.
 
     Raises:
         DataError: there are no training cases.
@@ -68,7 +69,8 @@ def registration_data(
         if not store.ids([split]):
             continue
         translated = None if translator is None else translate_split(store, split, translator, state)
-        draw = sampling if split == "train" else replace(sampling, batch=1, crop=None, flips=False)
+        crop = sampling.crop if validation_crops else None
+        draw = sampling if split == "train" else replace(sampling, crop=crop, flips=False)
         drawn = draw_cases(store.ids([split]), fraction if split == "train" else 1.0, seed, store.dataset)
         purposes = (store.dataset, purpose)
         opened[split] = PackedCases(store.pack(split), draw, seed, purposes, translated, cases=drawn)
@@ -114,33 +116,51 @@ def prepared(batch: Batch, limits: Limits) -> tuple[Tensor, Tensor, Tensor | Non
     return scaled(batch["moving"], limits["moving"]), scaled(batch["fixed"], limits["fixed"]), batch.get("fixed_mask")
 
 
-def randomly_deformed(images: Tensor, amplitude_voxels: float, seed: int, *purpose: str) -> Tensor:
-    """Images (B, C, *S) warped by smooth random fields: normal displacements on a grid of 4 nodes per axis, linear.
+def random_field(images: Tensor, amplitude_voxels: float, seed: int, *purpose: str) -> Tensor:
+    """Smooth random fields for images: normal displacements on a grid of 4 nodes per axis, linear in between.
 
     Args:
         images: (B, C, *S).
         amplitude_voxels: standard deviation of the displacement of a node along each axis.
         seed: seeds the fields, together with `purpose`.
         purpose: what they are for, and for which step.
+
+    Returns:
+        (B, nD, *S) in voxels, array axis order.
     """
     dimension = images.ndim - 2
     nodes = generator(seed, *purpose).standard_normal((len(images), dimension, *[4] * dimension)) * amplitude_voxels
     size = torch.tensor([(n - 1) / 3 for n in images.shape[2:]]).reshape(1, -1, *[1] * dimension)
-    coarse = (torch.from_numpy(nodes).float() / size).to(images.device)
-    return warp(images, resize_field(coarse, images.shape[2:]))
+    return resize_field((torch.from_numpy(nodes).float() / size).to(images.device), images.shape[2:])
+
+
+def randomly_deformed(images: Tensor, amplitude_voxels: float, seed: int, *purpose: str) -> Tensor:
+    """Images (B, C, *S) warped by :func:`random_field`."""
+    return warp(images, random_field(images, amplitude_voxels, seed, *purpose))
 
 
 def validation_loss(loss: Callable[[Batch], Tensor], data: PackedCases, device: str, together: int = 8) -> float:
-    """The mean of ``loss(batch)`` over at most :data:`VALIDATION_IMAGES` evenly spread images."""
+    """The mean of ``loss(batch)`` over the same images every time, at most :data:`VALIDATION_IMAGES`.
+
+    They are whole and evenly spread, `together` slices at a time, or, if `data` has crops, its first batches.
+    """
+    values, counts = [], []
+    for batch in _validation_batches(data, together):
+        on_device = {part: images.to(device) for part, images in batch.items()}
+        values.append(float(loss(on_device)))
+        counts.append(len(on_device["fixed"]))
+    return float(np.average(values, weights=counts))
+
+
+def _validation_batches(data: PackedCases, together: int) -> Iterator[Batch]:
     count = min(len(data), VALIDATION_IMAGES)
+    if data.sampling.crop is not None:
+        yield from (data.batch(step) for step in range(-(-count // data.sampling.batch)))
+        return
     chosen = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int))
     together = together if data.sampling.dimension == 2 else 1
-    values: list[float] = []
     for start in range(0, len(chosen), together):
-        numbers = chosen[start : start + together].tolist()
-        batch = {part: images.to(device) for part, images in data.pick(numbers).items()}
-        values += [float(loss(batch))] * len(numbers)
-    return float(np.mean(values))
+        yield data.pick(chosen[start : start + together].tolist())
 
 
 def align_by_network(
