@@ -9,10 +9,16 @@ import scipy.ndimage as ndi
 import torch
 
 from modalign.networks import daca_attention, daca_windows
-from modalign.networks.daca import DacaBlock
+from modalign.networks.daca import DacaBlock, squared_distances
 from modalign.networks.daca_attention import deformable_window_attention
 from modalign.networks.daca_reference import gather_all_attention
 from modalign.training.loop import count_parameters
+
+
+@pytest.fixture(autouse=True)
+def tiled(monkeypatch):
+    """Small windows go through the tiles as well, but for the test of the choice."""
+    monkeypatch.setattr(daca_attention, "FEW_SAMPLES", 0)
 
 
 def inputs(*shape: int, batch: int = 2, channels: int = 6, displacement: float = 2.0, dtype=torch.float64):
@@ -67,6 +73,20 @@ def test_it_agrees_with_gathering_all_samples(shape, window, heads, displacement
         with_gradients(deformable_window_attention, single, field.float(), window, heads), expected, strict=True
     ):
         torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("samples", "gathers"), [(9, True), (8, False)])
+def test_few_samples_are_gathered(monkeypatch, samples, gathers):
+    images, field = inputs(6, 7)
+    expected = with_gradients(deformable_window_attention, images, field, 3, 2)
+    calls = []
+    monkeypatch.setattr(
+        daca_attention, "gather_all_attention", lambda *given: calls.append(1) or gather_all_attention(*given)
+    )
+    monkeypatch.setattr(daca_attention, "FEW_SAMPLES", samples)
+    for ours, tiled in zip(with_gradients(deformable_window_attention, images, field, 3, 2), expected, strict=True):
+        torch.testing.assert_close(ours, tiled, atol=1e-12, rtol=1e-12)
+    assert bool(calls) == gathers
 
 
 @pytest.mark.parametrize(("shape", "window"), [((4, 5), 3), ((3, 2, 3), 2)])
@@ -179,5 +199,33 @@ def test_a_block_with_window_1_and_no_field_is_pointwise(dimension):
     assert (block(features, reference, no_field + 1) - expected).abs().max() > 0.1
 
 
+def test_attention_by_distances_weighs_keys_by_how_near_they_are():
+    """Away from the border, where every sample is inside, the weights are softmax of -|q - k|^2 / sqrt(channels)."""
+    (query, key, value), field = inputs(7, 7, batch=1)
+    parts = squared_distances(query, key, value, 2)
+    attended = deformable_window_attention(*parts, torch.zeros_like(field), 3, 2)[0, :, 3, 3]
+    around = (slice(2, 5), slice(2, 5))
+    for head in (0, 1):
+        channels = slice(3 * head, 3 * head + 3)
+        keys, values = (x[0, channels][(slice(None), *around)].flatten(1) for x in (key, value))
+        distances = (query[0, channels, 3, 3][:, None] - keys).square().sum(0)
+        expected = values @ torch.softmax(-distances / math.sqrt(3), 0)
+        torch.testing.assert_close(attended[4 * head : 4 * head + 3], expected, atol=1e-12, rtol=1e-12)
+
+
+def test_attention_by_distances_finds_a_shifted_reference_where_products_find_the_brightest():
+    torch.manual_seed(0)
+    reference = torch.rand(1, 4, 16, 16) * torch.rand(1, 1, 16, 16) * 4
+    features = torch.roll(reference, (1, -1), (2, 3))
+    field = torch.zeros(1, 2, 16, 16)
+    query, key, value = squared_distances(features * 10, reference * 10, reference, 1)
+    inner = (slice(None), slice(None, 4), slice(2, -2), slice(2, -2))
+    near = deformable_window_attention(query, key, value, field, 3, 1)[inner]
+    like = deformable_window_attention(features * 10, reference * 10, reference, field, 3, 1)[inner]
+    assert (near - features[inner]).abs().mean() < 0.01
+    assert (like - features[inner]).abs().mean() > 0.2
+
+
 def test_the_block_has_the_published_number_of_parameters():
     assert count_parameters(DacaBlock()) == 1_638
+    assert count_parameters(DacaBlock(attention="distance")) == 1_638

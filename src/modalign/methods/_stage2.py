@@ -154,7 +154,15 @@ class Stage2Method(TrainedMethod):
         from modalign.networks.stage2 import Stage2
 
         options = self.options
-        return Stage2(options.channels, options.window, options.heads, self.dimension, options.initialisation)
+        return Stage2(
+            options.channels,
+            options.window,
+            options.heads,
+            self.dimension,
+            options.initialisation,
+            options.attention,
+            options.output_gain,
+        )
 
 
 def _made(path: Path, made_from: str) -> bool:

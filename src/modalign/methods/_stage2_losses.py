@@ -9,6 +9,7 @@ from torch import Tensor
 from modalign.methods._batches import to_network
 from modalign.methods._generation import contextual_term, torch_random
 from modalign.methods._stage2_options import AXES, Stage2Options
+from modalign.methods._stage2_practice import practice
 from modalign.methods._translation import frozen
 from modalign.networks.gan import lsgan_discriminator, lsgan_generator
 from modalign.networks.vgg import vgg19
@@ -17,7 +18,7 @@ from modalign.similarity.mind import mind_loss
 from modalign.similarity.patch_nce import patch_nce_of_maps
 from modalign.training.data import Batch
 from modalign.training.loop import Networks, Phases
-from modalign.training.registration import Limits, randomly_deformed
+from modalign.training.registration import Limits
 
 
 class Stage2Losses:
@@ -37,19 +38,20 @@ class Stage2Losses:
     ):
         self.options, self.limits, self.seed, self.purpose = options, limits, seed, purpose
         self.warm_up_steps = int(options.warm_up * steps)
+        self.cool_down_from = steps - int(options.cool_down * steps)
         self.contextual_layers = options.contextual_layers if options.contextual_weight > 0 else ()
         self.nce_layers = options.nce_layers if options.nce_weight > 0 else ()
         self.layers = tuple(dict.fromkeys((*self.contextual_layers, *self.nce_layers)))
         self.vgg = vgg19(self.layers, options.vgg19, seed, options.vgg_width).to(device) if self.layers else None
 
     def __call__(self, networks: Networks, batch: Batch, step: int) -> Phases:
-        """First the network with PatchNCE's perceptron, then the discriminator; the network alone in the warm-up."""
+        """First the network with PatchNCE's perceptron, then the discriminator; in practice the network alone."""
         images = {
             role: to_network(batch[role], self.limits["fixed" if role == "fixed" else "moving"])
             for role in ("fixed", "moving", "initial")
         }
-        if step < self.warm_up_steps:
-            yield ("stage2",), self._warm_up(networks, images, step)
+        if self._practises(step):
+            yield ("stage2",), self._practice(networks, images, step)
             return
         field = torch.cat([batch[f"field_{axis}"] for axis in AXES[: images["fixed"].ndim - 2]], 1)
         made = networks["stage2"](images["fixed"], images["initial"], images["moving"], field)
@@ -64,12 +66,17 @@ class Stage2Losses:
             real, fake = (networks["discriminator"](x) for x in (images["moving"], made.detach()))
             yield ("discriminator",), {"discriminator": lsgan_discriminator(real, fake)}
 
-    def _warm_up(self, networks: Networks, images: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """The network sees the deformed reference as first output, and has to find all of it in the reference."""
-        moving, purpose = images["moving"], (*self.purpose, "warm-up", str(step))
-        deformed = randomly_deformed(moving, self.options.warm_up_voxels, self.seed, *purpose)
-        made = networks["stage2"](images["fixed"], deformed, moving, None)
-        return {"warm_up": (made - deformed).abs().mean()}
+    def _practises(self, step: int) -> bool:
+        every = self.options.practice_every
+        in_between = every > 0 and step % every == 0
+        return in_between or not self.warm_up_steps <= step < self.cool_down_from
+
+    def _practice(self, networks: Networks, images: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """The network has to put together a deformed reference from the reference, given poor hints."""
+        moving = images["moving"]
+        task = practice(moving, self.options.warm_up_voxels, self.seed, *self.purpose, str(step))
+        made = networks["stage2"](images["fixed"], task.initial, moving, task.field)
+        return {"practice": (made - task.target).abs().mean()}
 
     def _terms(self, networks: Networks, made: Tensor, images: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         fixed, moving = images["fixed"], images["moving"]

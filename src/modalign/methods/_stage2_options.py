@@ -30,6 +30,14 @@ class Stage2Options(GenerationOptions):
         description="field of the attention: from the fixed grid into the reference, or as released (the other "
         "direction, axes swapped), or none",
     )
+    attention: Literal["dot", "distance"] = Field(
+        "dot",
+        description="how queries and keys are compared: by their products (both papers) or by their squared distance, "
+        "which is what short trainings need",
+    )
+    output_gain: float = Field(
+        1.0, ge=1, description="of the final tanh; more than 1 lets the output reach the ends of the intensities"
+    )
     initialisation: Literal["normal", "kaiming", "identity"] = Field(
         "normal",
         description="of convolutions: normal (0.02; RbG's text, both codes), kaiming (RegistFormer's text), identity "
@@ -39,11 +47,22 @@ class Stage2Options(GenerationOptions):
         0.0,
         ge=0,
         lt=1,
-        description="share of the steps that first learn to put together a deformed reference from the reference, by "
-        "their mean absolute difference; no paper has it, it makes short trainings possible",
+        description="share of the steps that first practise: put together a deformed reference from the reference, "
+        "with a blurred and noisy first output and a wrong field, by the mean absolute difference; no paper has it, it "
+        "makes short trainings possible",
+    )
+    cool_down: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps at the end that practise again, which brings intensities back that the other "
+        "losses don't look at, such as that of air",
+    )
+    practice_every: int = Field(
+        0, ge=0, description="between warm-up and cool-down, practise at every so manieth step; 0 = never"
     )
     warm_up_voxels: float = Field(
-        1.5, ge=0, description="standard deviation of the deformation of the reference in these steps, in voxels"
+        1.5, ge=0, description="standard deviation of the deformation of the reference in practice, in voxels"
     )
     shift_voxels: int = Field(
         0, ge=0, description="in the contextual loss, shift the reference at random by up to this along each axis"
@@ -74,6 +93,8 @@ class Stage2Options(GenerationOptions):
     def _possible(self) -> "Stage2Options":
         if self.channels % self.heads:
             raise ValueError(f"{self.channels} channels can't be divided among {self.heads} heads")
+        if self.warm_up + self.cool_down >= 1:
+            raise ValueError("warm_up and cool_down leave no steps in between: their sum has to be less than 1")
         if not any((self.contextual_weight, self.nce_weight, self.gan_weight, self.l1_weight, self.mind_weight)):
             raise ValueError("all weights of the loss are 0: there is nothing to learn from")
         return self

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from modalign.networks.daca_reference import gather_all_attention
 from modalign.networks.daca_windows import Plan, by_pixel, corners, from_pixels, logit_scale, make_plan
 
+FEW_SAMPLES = 9
+"""Samples of a window up to which gathering them takes less time than planning tiles that share voxels, on a CPU."""
 MOST_PIXELS = 128
 """Pixels of a tile at most, so that its logits stay in a core's cache."""
 
@@ -55,7 +58,9 @@ def deformable_window_attention(
     with torch.autocast(query.device.type, enabled=False):
         fused = _fused_kernels(query.device) if working == torch.float32 and query.is_cuda else None
         if fused is None:
-            return _WindowAttention.apply(*tensors, window, heads).to(query.dtype)
+            few = window**dimension <= FEW_SAMPLES
+            attention: Callable[..., Tensor] = gather_all_attention if few else _WindowAttention.apply
+            return attention(*tensors, window, heads).to(query.dtype)
         precision = "ieee" if query.dtype == working else "tf32"
         return fused(*tensors, window, heads, precision).to(query.dtype)
 

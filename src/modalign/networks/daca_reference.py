@@ -1,7 +1,8 @@
 """DACA's attention as its papers describe it: gather all samples of all pixels, then attend.
 
-It needs memory for every sample of every pixel, 784 times the image, and serves to test and to measure
-:func:`modalign.networks.daca_attention.deformable_window_attention`, which gives the same.
+It needs memory for every sample of every pixel, 784 times the image for the papers' window. It serves windows of a few
+samples, and to test and to measure :func:`modalign.networks.daca_attention.deformable_window_attention`, which gives
+the same.
 """
 
 import torch

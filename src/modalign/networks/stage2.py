@@ -13,6 +13,8 @@ SCALES = 3
 """Full, half and quarter resolution."""
 SHARPNESS = 3.0
 """Queries over keys of a network that starts as the identity."""
+KEY_SCALE = 2.0
+"""Keys over features of a network that starts as the identity and compares by distances."""
 
 
 class Stage2(nn.Module):
@@ -26,6 +28,9 @@ class Stage2(nn.Module):
         window: samples of the attention along each axis, in voxels of each scale.
         heads: of the attention, divides `channels`.
         dimension: 2 or 3.
+        attention: of the blocks, see :class:`~modalign.networks.daca.DacaBlock`.
+        output_gain: what tanh is multiplied by. With more than 1 the ends of the intensities can be reached, and what
+            is beyond them is cut when aligning.
         initialisation: of the convolutions' weights: "normal" with a standard deviation of 0.02 (released code), or
             "kaiming" (RegistFormer's text), or "identity" for short trainings: features pass through unchanged but for
             noise, and query and key start as the same features of first output and reference, so that the attention
@@ -41,11 +46,16 @@ class Stage2(nn.Module):
         heads: int = 2,
         dimension: int = 2,
         initialisation: Literal["normal", "kaiming", "identity"] = "normal",
+        attention: Literal["dot", "distance"] = "dot",
+        output_gain: float = 1.0,
     ) -> None:
         super().__init__()
+        self.output_gain = output_gain
         self.extract_images = FeatureExtractor(2, channels, dimension)
         self.extract_reference = FeatureExtractor(1, channels, dimension)
-        self.fuse = nn.ModuleList(DacaBlock(channels, heads, window, dimension) for _ in range(SCALES))
+        self.fuse = nn.ModuleList(
+            DacaBlock(channels, heads, window, dimension, attention=attention) for _ in range(SCALES)
+        )
         self.reconstruct = Reconstruction(channels, dimension)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -78,7 +88,10 @@ class Stage2(nn.Module):
             of_images.copy_(of_reference if same else torch.cat([torch.zeros_like(of_reference), of_reference], 1))
         for block in self.fuse:
             assert isinstance(block, DacaBlock)
-            block.query.weight.copy_(SHARPNESS * block.key.weight)
+            sharpness = SHARPNESS if block.attention == "dot" else 1.0
+            if block.attention == "distance":
+                block.key.weight.mul_(KEY_SCALE)
+            block.query.weight.copy_(sharpness * block.key.weight)
         # Sums over the skips would drive tanh to its ends.
         self.reconstruct.image.weight.mul_(0.03)
 
@@ -103,7 +116,8 @@ class Stage2(nn.Module):
             block(image, of_reference, scale_field(field, image.shape[2:]))
             for block, image, of_reference in zip(self.fuse, images, references, strict=True)
         ]
-        return self.reconstruct(fused)
+        image = self.output_gain * self.reconstruct(fused)
+        return image if self.training else image.clamp(-1, 1)
 
 
 class FeatureExtractor(nn.Module):
