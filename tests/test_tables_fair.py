@@ -15,7 +15,8 @@ from modalign.files import read_json, write_json
 from modalign.metrics import LOST
 from modalign.metrics.table import Row as Line
 from modalign.metrics.table import write_metrics
-from modalign.papers import Block, Column, Row, Table
+from modalign.papers import Block, Column, Row, Table, tables
+from modalign.plan import make_plan
 from modalign.report import render_html, render_latex, render_markdown
 from modalign.report.own import comparison_table
 from modalign.report.result import OVER_ALL, TableOptions, TableResult
@@ -204,7 +205,7 @@ class TestTheMarkOfThePaper:
         assert cell(self.build(tmp_path, n, srwcr), "Locor").significance == ""
 
     def test_no_other_table_has_it(self, tmp_path: Path) -> None:
-        from modalign.papers import papers, tables
+        from modalign.papers import papers
 
         marked = [(p, n) for p in papers() for n, table in tables(p).items() if table.proposed_below is not None]
         assert marked == [("locor", 1)]
@@ -229,13 +230,18 @@ class TestTuning:
         words = self.caption(tmp_path, {DATA: frozenset({"locor"})}, split="validation")
         assert "on the cases that they are tuned on, which flatters them" in words
 
-    def test_locor_as_configured_leaves_its_ablations_untuned(self) -> None:
-        from modalign.papers import tables
-
-        config = yaml.safe_load((Path(__file__).parents[1] / "config" / "locor.yaml").read_text())
-        tuned = set(config["tuning"]["methods"])
-        for number, untuned in ((1, set()), (2, {r.method for r in tables("locor")[2].blocks[0].rows} - tuned)):
-            methods = {row.method for row in tables("locor")[number].blocks[0].rows}
-            assert methods - tuned == untuned
-        assert "locor-no-derivative" in untuned
-        assert all(table.tunes for table in tables("locor").values())
+    def test_locor_speaks_of_what_its_configuration_tunes(self) -> None:
+        root = Path(__file__).parents[1]
+        config = yaml.safe_load((root / "config.yaml").read_text())
+        tuning = yaml.safe_load((root / "config" / "locor.yaml").read_text())["tuning"]
+        for methods in (tuning["methods"], ["locor"], []):
+            plan = make_plan(config | {"papers": ["locor"], "tuning": tuning | {"methods": methods}})
+            for number, table in tables("locor").items():
+                pairs = plan.tuning.cells(plan.table_cells("locor", number))
+                tuned = {name: frozenset(m for d, m in pairs if d == name) for name, _ in pairs}
+                found = build_table(table, [], {}, {}, TableOptions(n_boot=N_BOOT, tuned=tuned)).caption
+                (words,) = (line for line in found if line.startswith(("Tuned on the", "No method of this")))
+                rows = {row.method: row.label for row in table.blocks[0].rows}
+                named = words.removesuffix(".").partition(": ")[2].split("; as configured: ")[0].split(", ")
+                labels = [label for method, label in rows.items() if method in methods]
+                assert named == ", ".join(labels).split(", ") if labels else words.startswith("No method")

@@ -112,6 +112,12 @@ def _reading(plan: ReportPlan, datasets: Sequence[DatasetResults]) -> str:
         ("Holm", "The same p, corrected for the number of rows that are tested in the column."),
         ("**, *, n.s.", "Holm-corrected p below 0.001, below 0.05, or not. With n patients no p is below 2 to the "
          "power of 1 − n, so with five or fewer nothing can be significant."),
+        ("†", "In a table of a paper that marks its own method so: p below the printed threshold, uncorrected, against "
+         "every baseline that has results."),
+        ("lost, counts the diagonal", "An alignment has driven a structure out of the scan, so that there is no "
+         "surface to measure to: its distance is the diagonal of the fixed grid, worse than any other."),
+        ("time, memory", "A method’s own seconds per case, without training, reading and writing; peak memory of the "
+         "job that aligned all cases, and of the programs that it started. Reported beside measures, never ranked."),
         ("bold, underlined", "Best and second best of the column; the unaligned reference isn’t ranked there."),
         ("printed", "What the paper prints in this cell, with the paper’s own mark. Small letters refer to footnotes "
          "about misprints."),

@@ -124,7 +124,8 @@ def _failures(failed: Sequence[Failed]) -> str:
         for entry in failed
     ]
     explained = (
-        "<p>Failed cases have no numbers and are left out of means and ranks; tables say so. "
+        "<p>Failed cases have no numbers and are left out of ranks, and of means unless the configuration counts them "
+        "as unaligned; tables say so. "
         "<code>modalign failures --forget</code> makes the next run try them again.</p>"
     )
     return head + explained + table(("Method", "Data set", "Seed", "Cases", "Reason"), rows)
