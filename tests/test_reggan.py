@@ -39,19 +39,20 @@ def test_it_learns_to_translate_from_misaligned_pairs(slices, tmp_path):
     assert error < unregistered
 
 
-@pytest.mark.parametrize("preset", ["paper", "cycle", "released"])
+@pytest.mark.parametrize("preset", ["paper", "cycle", "registformer", "released"])
 def test_presets_are_built_and_take_a_step(slices, tmp_path, preset):
     """At the published channels: 11,365,633 weights a generator; two networks a direction."""
     method = RegGan({"preset": preset}, 2)
     directions = 1 if preset == "paper" else 2
     generators = method._network()
     assert count_parameters(generators) == directions * (11_365_633 + count_parameters(ResUnet()))
-    small = {**SMALL, "preset": preset, "steps": 1, "discriminator_channels": 8}
+    small = {**SMALL, "preset": preset, "steps": 1, "discriminator_channels": 8, "vgg_width": 4}
     record = RegGan(small, 2, Context(model=tmp_path)).train(slices[0])
     assert record["steps"] == 1
     images = {name: torch.rand(1, 1, 32, 32) * 2 - 1 for name in ("fixed", "moving")}
     terms = RegGan(small, 2)._terms(RegGan(small, 2)._network(), images, 0)[1]
-    expected = {"paper": {"reversed"}, "cycle": {"reversed", "cycle"}, "released": set()}[preset]
+    extra = {"paper": {"reversed"}, "cycle": {"reversed", "cycle"}, "registformer": {"reversed", "perceptual"}}
+    expected = extra.get(preset, set())
     assert {name.split()[0] for name in terms} == {"correction", "smoothness"} | expected
 
 
@@ -85,6 +86,15 @@ def test_both_orders_agree_for_a_voxelwise_translation():
     assert terms["correction moving"].item() == pytest.approx(20 * difference, rel=1e-5)
     against_reference = RegGan(SMALL, 2)._terms(networks, images, 0)[1]
     assert against_reference["reversed moving"].item() == pytest.approx(20 * difference, rel=1e-5)
+
+
+def test_the_perceptual_term_compares_the_registered_fake_with_the_real_image():
+    networks = TranslateAndRegister(["moving"], Negative, Shift)
+    images = {name: torch.rand(1, 1, 32, 32) * 2 - 1 for name in ("fixed", "moving")}
+    method = RegGan({**SMALL, "perceptual_weight": 3.0, "perceptual_layers": ("conv1_1", "conv2_1"), "vgg_width": 4}, 2)
+    pairs = [method._vgg(image) for image in (networks(images)["registered moving"], images["moving"])]
+    expected = 3 * sum((a - b).abs().mean() for a, b in zip(*pairs, strict=True)) / 2
+    torch.testing.assert_close(method._terms(networks, images, 0)[1]["perceptual moving"], expected)
 
 
 def test_the_residual_unet_learns_a_translation():
