@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ellipsoid_pairs import Recolour, phantom_case, remaining_error, slice_store, volume_store, write_store
 
 from modalign.cases import Case, CaseStore
@@ -12,6 +13,7 @@ from modalign.errors import ConfigError, DataError
 from modalign.methods.base import Context
 from modalign.methods.voxelmorph import VoxelMorph
 from modalign.spatial.fields import warp_volume
+from modalign.spatial.warp import warp
 from modalign.training.registration import save_weights
 from modalign.volumes import Volume
 
@@ -135,6 +137,19 @@ def test_the_translator_option_and_the_need_go_together(tmp_path):
         VoxelMorph({"similarity": "mse", "translator": True}, 2, Context(model=tmp_path))
     with pytest.raises(ConfigError, match="option translator is False: add the option translator: true"):
         VoxelMorph({}, 2, Context(model=tmp_path, needs={"translator": Recolour(dimension=2)}))
+
+
+@pytest.mark.parametrize("regularise", ["velocity", "displacement", "image"])
+def test_what_is_smoothed(regularise):
+    torch.manual_seed(0)
+    moving, fixed = torch.rand(2, 1, 1, 32, 32)
+    field, velocity = 3 * torch.randn(1, 2, 32, 32), torch.randn(1, 2, 16, 16)
+    seen = {"velocity": 2 * velocity.diff(dim=2).square().mean() / 2 + 2 * velocity.diff(dim=3).square().mean() / 2}
+    for name, image in (("displacement", field), ("image", warp(moving, field))):
+        seen[name] = (image.diff(dim=2).square().mean() + image.diff(dim=3).square().mean()) / 2
+    method = VoxelMorph({"preset": "small", "regularise": regularise, "smoothness_weight": 0.5}, 2)
+    terms = method._terms(lambda *images: (field, velocity), moving, fixed, None, 0)
+    torch.testing.assert_close(terms["smoothness"], 0.5 * seen[regularise])
 
 
 def test_presets_give_defaults_that_options_override():

@@ -51,8 +51,10 @@ class VoxelMorph(LearnedRegistration):
             description="weight of the mean squared gradient, averaged over axes; null = 0.01 (mse), 1 (ncc), 2 (mi), "
             "0.5 (mind). RbG sums over axes, so its 0.5 is 1.0 here in 2D",
         )
-        regularise: Literal["velocity", "displacement"] = Field(
-            "velocity", description="smooth the velocity before integration (VoxelMorph), or the displacement (RbG)"
+        regularise: Literal["velocity", "displacement", "image"] = Field(
+            "velocity",
+            description="smooth the velocity before integration (VoxelMorph), the displacement (RbG as released), or "
+            "the warped image (RbG as printed)",
         )
 
         @model_validator(mode="after")
@@ -71,10 +73,15 @@ class VoxelMorph(LearnedRegistration):
 
         options = self.options
         field, velocity = network(moving, fixed)
-        on_velocity = options.regularise == "velocity" and options.int_steps > 0
-        # A gradient is the same number on the coarse grid; VoxelMorph multiplies its penalty there by the factor.
-        smoothness = gradient_l2(velocity) * options.int_downsize if on_velocity else gradient_l2(field)
-        similarity = options.similarity_loss()(fixed, warp(moving, field), mask)
+        warped = warp(moving, field)
+        if options.regularise == "image":
+            smoothness = gradient_l2(warped)
+        elif options.regularise == "velocity" and options.int_steps > 0:
+            # A gradient is the same number on the coarse grid; VoxelMorph multiplies its penalty there by the factor.
+            smoothness = gradient_l2(velocity) * options.int_downsize
+        else:
+            smoothness = gradient_l2(field)
+        similarity = options.similarity_loss()(fixed, warped, mask)
         return {
             "similarity": options.similarity_weight * similarity,
             "smoothness": options.weight_of_smoothness * smoothness,
