@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from modalign.networks.transmorph import TransMorph as Network
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"epochs": 100, "batch": 1, "learning_rate": 1e-4},
+    "paper": {"epochs": 100, "batch": 1, "learning_rate": 1e-4, "similarity_weight": 4.0},
     "original": {"epochs": 500, "batch": 1, "learning_rate": 1e-4, "optimiser": "amsgrad", "schedule": "polynomial"},
     "small": {
         "steps": 90,
@@ -29,7 +29,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "deform_voxels": 2.0,
     },
 }
-"""Settings, each overridden by the option of its name. `paper` is RbG's training, `original` that of TransMorph."""
+"""Settings, each overridden by the option of its name. `paper` is RbG's training, whose images lie in
+[-1, 1]: four times the squared difference of images in [0, 1]. `original` is that of TransMorph."""
 
 
 class TransMorph(LearnedRegistration):

@@ -34,7 +34,7 @@ class SwinEncoder(nn.Module):
     ):
         super().__init__()
         self.embed = PatchEmbed(PATCH, 2, embed_dim, norm_layer=nn.LayerNorm, spatial_dims=dimension)
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
         widths = [embed_dim * 2**stage for stage in range(len(depths))]
         self.stages = nn.ModuleList(
             BasicLayer(width, depth, heads, window, rates[sum(depths[:stage]) : sum(depths[: stage + 1])])
