@@ -204,6 +204,14 @@ def test_options_choose_form_and_bandwidth_of_the_contextual_loss():
     torch.testing.assert_close(nearest, 2 * contextual_loss(reference, output, form="nearest"))
 
 
+def test_random_features_of_the_published_width_are_warned_of(caplog):
+    vgg19(["conv1_1"], None, 0, 16)
+    assert caplog.text == ""
+    vgg19(["conv1_1"], None, 0)
+    assert "seeded random weights" in caplog.text
+    assert "features: {files: {vgg19: <path>}}" in caplog.text
+
+
 def test_vgg19_is_that_of_torchvision(tmp_path):
     from torchvision.models import vgg19 as torchvision_vgg19
 

@@ -100,6 +100,12 @@ def vgg19(layers: Sequence[str], file: Path | str | None, seed: int, width: int 
     with torch.random.fork_rng(devices=[]):
         network = Vgg19(layers, width)
     if file is None:
+        if width == WIDTH:
+            log.warning(
+                "losses compare features of a VGG-19 with seeded random weights, not those of the papers: fetch %s and "
+                "name the file as features: {files: {vgg19: <path>}}",
+                URL,
+            )
         _randomise(network, derive_seed(seed, "features", "vgg19"))
     else:
         if width != WIDTH:
