@@ -344,7 +344,8 @@ def test_stored_along_moves_no_voxel(rng: np.random.Generator) -> None:
     [
         # IMSE, table 2, 2D before registration: 0.68 +- 0.08 and 0.40 +- 0.07.
         ("brats2019", "brats", "t1", "t2", "imse-2d", 8, 0.55, 0.80),
-        ("hanseg", "hanseg", "ct", "mr", "imse-2d-clinical", 3, 0.20, 0.55),
+        # The parotids as wholes, which overlap more than slice by slice (docs/realism.md has both).
+        ("hanseg", "hanseg", "ct", "mr", "imse-2d-clinical", 3, 0.30, 0.65),
     ],
 )
 def test_scans_overlap_before_registration_about_as_imse_prints(

@@ -107,8 +107,8 @@ _RELEASED_3D = (
     "translation_half_fov: [0.01, 0.01, 0.005], scale: 0.01, alpha_voxels: 120}. "
 )
 _ONE_SCAN = (
-    "Text and code misalign both scans, independently (misalign.of: all). The printed initial Dice is what phantoms "
-    "give with one of them misaligned, in 2D and 3D and on both data sets, and that is done here."
+    "Text and code misalign both scans, independently (misalign.of: all). The printed initial Dice is about what "
+    "phantoms give with one of them misaligned (docs/realism.md), and that is done here."
 )
 _CLINICAL = (
     "The paper doesn't say how its pairs were brought together before they were misaligned; HaN-Seg, which stands in "
