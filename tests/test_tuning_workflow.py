@@ -1,7 +1,9 @@
 """Tuning and pseudo-CT in the workflow: trials are jobs, and what depends on them comes after."""
 
+import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -32,24 +34,26 @@ if not SNAKEMAKE.exists():
     pytest.skip("snakemake is not installed", allow_module_level=True)
 
 
-def dry_run(folder, *targets):
-    (folder / "overlay.yaml").write_text(yaml.safe_dump(OVERLAY))
-    started = [
-        SNAKEMAKE,
-        "--snakefile",
-        ROOT / "Snakefile",
-        "--directory",
-        folder,
-        "--cores",
-        "2",
-        "--dry-run",
-        *targets,
-    ]
-    started += ["--configfile", ROOT / "config.yaml", folder / "overlay.yaml"]
+def snakemake(folder, *arguments, overlay=OVERLAY):
+    """What it prints; the configuration is the default one under `overlay`, a mapping or a file."""
+    if not isinstance(overlay, Path):
+        (folder / "overlay.yaml").write_text(yaml.safe_dump(overlay))
+        overlay = folder / "overlay.yaml"
+    started = [SNAKEMAKE, "--snakefile", ROOT / "Snakefile", "--directory", folder, "--cores", "2", *arguments]
+    started += ["--configfile", ROOT / "config.yaml", overlay]
     environment = os.environ | {"PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}"}
     result = subprocess.run(started, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result.stdout
+
+
+def dry_run(folder, *targets, overlay=OVERLAY):
+    return snakemake(folder, "--dry-run", *targets, overlay=overlay)
+
+
+def counts_of(text):
+    """The number of jobs of each rule."""
+    return {rule: int(number) for rule, number in re.findall(r"^(\w+) +(\d+)$", text, re.M)}
 
 
 def inputs_of(text, output):
@@ -84,3 +88,55 @@ def test_tuned_methods_wait_for_their_options_and_measures_for_the_pseudo_ct(tmp
     assert aligned.format("pseudo-ct") in measured
     itself = inputs_of(dry_run(tmp_path, "results/metrics/cermep-t1-ct/pseudo-ct/seed0.tsv"), "pseudo-ct/seed0.tsv")
     assert itself == ["results/cases/cermep-t1-ct/cases.json", aligned.format("pseudo-ct")]
+
+
+def test_the_overlay_that_the_readme_names_tunes_and_the_default_run_does_not(tmp_path):
+    assert "tune --configfile config.yaml config/tuning.yaml" in (ROOT / "README.md").read_text()
+    counts = counts_of(dry_run(tmp_path, "tune", overlay=ROOT / "config" / "tuning.yaml"))
+    # Three methods on three data sets, four trials each.
+    assert (counts["choose_options"], counts["tune_trial"]) == (9, 36)
+    assert "align_cases" not in counts
+    assert "tune_trial" not in counts_of(dry_run(tmp_path, "locor", overlay={}))
+
+
+def test_every_row_of_the_locor_paper_is_tuned_on_each_of_its_data_sets(tmp_path):
+    overlay = ROOT / "config" / "locor.yaml"
+    config = yaml.safe_load(overlay.read_text())
+    for entry in config["archives"].values():
+        (tmp_path / entry["source"]).mkdir(parents=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    counts = counts_of(dry_run(tmp_path, "tune", "-q", "rules", overlay=overlay))
+    # On a busy machine; a fraction of this on one of its own.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60
+    # Six variants of Locor and seven methods to compare with, on three data sets.
+    rows = 6 + 7
+    assert (counts["choose_options"], counts["tune_trial"]) == (rows * 3, 100 * rows * 3)
+    assert len(config["seeds"]) == 5
+
+
+TINY = {
+    "papers": ["locor"],
+    "archives": {"learn2reg-abdomen-mr-ct": {"phantom": {"size": [24, 24, 24], "patients": 2}}},
+    "datasets": {
+        "learn2reg-abdomen-mr-ct": {"split": {"train": 0, "validation": 1, "test": 1}},
+        "cermep-t1-ct": {"tuned_by": None},
+        "ixi-t2-pd": {"tuned_by": None},
+    },
+    "methods": {"niftyreg-nmi-locor": {"options": {"iterations": 3, "levels": 1}}},
+    "tuning": {"methods": ["niftyreg-nmi-locor"], "trials": 2, "parallel": 2, "startup": 2},
+}
+
+
+def test_a_round_of_trials_ends_with_the_better_options(tmp_path):
+    snakemake(tmp_path, "tune", overlay=TINY)
+    folder = tmp_path / "results" / "tuning" / "learn2reg-abdomen-mr-ct" / "niftyreg-nmi-locor"
+    first, second = (json.loads((folder / f"trial-{number}.json").read_text()) for number in (0, 1))
+    assert first["options"] == {"bending_energy": 0.001, "linear_energy": 0.01}
+    assert second["options"] != first["options"]
+    assert all(case["ok"] for trial in (first, second) for case in trial["cases"])
+    chosen = json.loads((folder / "chosen.json").read_text())
+    assert chosen["objective"] == "dice"
+    assert chosen["best_score"] == max(first["score"], second["score"])
+    assert chosen["options"] in (first["options"], second["options"])
+    again = snakemake(tmp_path, "tune", "--dry-run", overlay=TINY)
+    assert "tune_trial" not in counts_of(again)

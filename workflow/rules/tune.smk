@@ -31,8 +31,11 @@ rule tune_trial:
     threads: lambda wildcards: PLAN.variants[wildcards.method].threads
     resources:
         gpu=lambda wildcards: GPU * uses_gpu(wildcards.method),
-        mem_mb=8000,
-        runtime=240,
+        # Whole heads need more than most: a trial that was killed for memory gets twice as much.
+        mem_mb=lambda wildcards, attempt: 8000 * 2 ** (attempt - 1),
+        # Past the method's own limit, there is time to write down that it failed.
+        runtime=lambda wildcards: int(PLAN.variants[wildcards.method].minutes or 210)
+        + 30,
     params:
         store=subpath(input.cases, parent=True),
         pseudo=lambda wildcards, input: folder_option("--pseudo", input.pseudo),
