@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Whole images, because the statistics of normalisation differ between crops and images; parts of 16 x 16 voxels
     # are the share of a 64 x 64 image that the paper's quadrants of crops are.
     "small": {
-        "steps": 320,
+        "steps": 400,
         "batch": 2,
         "crop": None,
         "learning_rate": 2e-3,
