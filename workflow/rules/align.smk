@@ -15,8 +15,8 @@ rule align_cases:
     threads: lambda wildcards: PLAN.variants[wildcards.method].threads
     resources:
         gpu=lambda wildcards: GPU * uses_gpu(wildcards.method),
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=lambda wildcards, attempt: 8000 * 2 ** (attempt - 1),
+        runtime=alignment_minutes,
     params:
         store=subpath(input.cases, parent=True),
         splits=lambda wildcards: ",".join(

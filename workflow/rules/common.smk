@@ -268,6 +268,11 @@ def training_minutes(wildcards, attempt):
     return int((PLAN.variants[wildcards.method].minutes or 120) * 1.2 * attempt) + 5
 
 
+def alignment_minutes(wildcards):
+    """The limit of a shard of an alignment, and time to start and to write."""
+    return int(PLAN.variants[wildcards.method].minutes or 210) + 30
+
+
 def first_runs(dataset, method):
     """The status files of the alignments of a method, those of its first seed."""
     variant = PLAN.variants[method]

@@ -34,8 +34,7 @@ rule tune_trial:
         # Whole heads need more than most: a trial that was killed for memory gets twice as much.
         mem_mb=lambda wildcards, attempt: 8000 * 2 ** (attempt - 1),
         # Past the method's own limit, there is time to write down that it failed.
-        runtime=lambda wildcards: int(PLAN.variants[wildcards.method].minutes or 210)
-        + 30,
+        runtime=alignment_minutes,
     params:
         store=subpath(input.cases, parent=True),
         pseudo=lambda wildcards, input: folder_option("--pseudo", input.pseudo),
