@@ -12,8 +12,9 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     # A small MUNIT makes out less of the input's structures than the input itself shows.
     "small": {
         "shift_voxels": 0,
-        "steps": 260,
-        "warm_up": 0.62,
+        "warm_up": 0.5,
+        "cool_down": 0.06,
+        "practice_every": 3,
         "contextual_of": "reference",
         "parts": 2,
         "nce_weight": 2.0,
