@@ -1,0 +1,41 @@
+"""SyN: the presets, and the options of their steps."""
+
+import re
+
+import numpy as np
+import pytest
+from classical_methods import make
+from registration_pairs import blind, contrast_pair
+
+from modalign.errors import ConfigError
+from modalign.volumes import axis_aligned
+
+
+def test_the_cao_preset_is_the_library_default_bit_for_bit(monkeypatch):
+    import ants
+
+    import modalign.methods.syn as module
+    from modalign.spatial.ants import _read_field, to_ants
+
+    case, _ = contrast_pair(axis_aligned((36, 34, 32), (1, 1.2, 1.5)))
+    monkeypatch.setattr(module, "derive_seed", lambda *words: 12345)
+    ours = make("syn", {"preset": "cao"}).align(blind(case)).field
+    monkeypatch.setattr(ants.config, "_random_seed", 12345)
+    fixed, moving = (to_ants(v, 3) for v in (case.fixed, case.moving))
+    found = ants.registration(fixed, moving, "SyN")
+    path = ants.apply_transforms(fixed, moving, found["fwdtransforms"], compose=found["fwdtransforms"][0] + "-whole")
+    np.testing.assert_array_equal(ours, _read_field(path, case.grid, 3))
+
+
+def test_every_step_of_syn_is_an_option():
+    case, _ = contrast_pair(axis_aligned((24, 24, 20), (1, 1, 1)), largest_voxels=1)
+    quick = {"preset": "locor", "iterations": (1, 1, 1, 1), "linear_iterations": (1, 1, 1, 1)}
+
+    def arguments(**options):
+        return make("syn", {**quick, **options}).align(blind(case)).notes["arguments"]
+
+    assert re.findall(r"Rigid\S+|Affine\S+|SyN\S+", arguments()) == ["Rigid[0.1]", "Affine[0.1]", "SyN[0.1,3.0,0.0]"]
+    chosen = arguments(rigid_step=0.7, affine_step=1.5, step=0.4)
+    assert re.findall(r"Rigid\S+|Affine\S+|SyN\S+", chosen) == ["Rigid[0.7]", "Affine[1.5]", "SyN[0.4,3.0,0.0]"]
+    with pytest.raises(ConfigError, match="preset rbg has no rigid transform: leave rigid_step out"):
+        make("syn", {"rigid_step": 0.5})
