@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
-from scipy.spatial.transform import Rotation
+from analytic_pairs import SHAPE, SPACING, pair, partner, permuted, texture, tilted
 from typer.testing import CliRunner
 
 from modalign.cases import Case, Intensity
@@ -14,70 +14,10 @@ from modalign.errors import ConfigError, DataError
 from modalign.preprocess import elastic, maps, store, truth
 from modalign.preprocess.context import StepContext
 from modalign.preprocess.prepare import apply_steps
-from modalign.preprocess.sampling import resample, resized_grid, respaced_grid, sample
 from modalign.preprocess.steps import geometry
 from modalign.preprocess.undo import restore, restore_field, restore_files
-from modalign.spatial.fields import field_from_mm, field_to_mm, read_itk_field, warp_volume, write_itk_field
-from modalign.volumes import Grid, Volume, apply_affine, axis_aligned, read_volume, write_volume
-
-SHAPE, SPACING = (44, 40, 24), (2.0, 2.0, 3.0)
-RECORD = {"transforms": {"fixed": [], "moving": []}, "steps": []}
-
-
-def texture(points: np.ndarray) -> np.ndarray:
-    """A smooth image of the world, on a dark surround, that differs everywhere."""
-    x, y, z = points
-    body = np.exp(-((np.linalg.norm(points / [[[[30.0]]], [[[28.0]]], [[[25.0]]]], axis=0)) ** 4))
-    return body * (2 + np.sin(x / 7) + np.cos(y / 6 + x / 20) * np.sin(z / 8 + 0.5))
-
-
-def partner(points: np.ndarray) -> np.ndarray:
-    """From the moving world to the fixed world: what makes moving(q) = texture(partner(q))."""
-    x, y, z = points
-    return points + np.stack([3.5 * np.sin(y / 12), 3 * np.cos(x / 14), 2.5 * np.sin((x + z) / 15)])
-
-
-def partner_inverse(points: np.ndarray) -> np.ndarray:
-    result = points.copy()
-    for _ in range(60):
-        result = points - (partner(result) - result)
-    return result
-
-
-def pair(fixed_grid: Grid, moving_grid: Grid) -> Case:
-    """A pair of one contrast with an exactly known field; labels are where the texture is bright."""
-    p, q = maps.world_points(fixed_grid), maps.world_points(moving_grid)
-    field = field_from_mm(partner_inverse(p) - p, fixed_grid).astype(np.float32)
-    fixed, moving = texture(p).astype(np.float32), texture(partner(q)).astype(np.float32)
-    return Case(
-        id="a",
-        dataset="analytic",
-        split="test",
-        fixed=Volume(fixed, fixed_grid.affine),
-        moving=Volume(moving, moving_grid.affine),
-        fixed_mask=Volume((fixed > 0.5).astype(np.uint8), fixed_grid.affine),
-        moving_mask=Volume((moving > 0.5).astype(np.uint8), moving_grid.affine),
-        fixed_labels=Volume((fixed > 1.6).astype(np.int16), fixed_grid.affine),
-        moving_labels=Volume((moving > 1.6).astype(np.int16), moving_grid.affine),
-        true_field=field,
-        true_image=Volume(fixed.copy(), fixed_grid.affine),
-        record={
-            **RECORD,
-            "original": {s: elastic.grid_record(g) for s, g in (("fixed", fixed_grid), ("moving", moving_grid))},
-        },
-    )
-
-
-def permuted(grid: Grid) -> Grid:
-    """The same voxels stored with other axes: (A, S, L) instead of (R, A, S)."""
-    order = np.array([[0, 0, -1, grid.shape[0] - 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-    return Grid((grid.shape[1], grid.shape[2], grid.shape[0]), grid.affine @ order)
-
-
-def tilted(grid: Grid, degrees: float = 12) -> Grid:
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler("zx", [degrees, degrees / 2], degrees=True).as_matrix()
-    return Grid(grid.shape, matrix @ grid.affine)
+from modalign.spatial.fields import field_to_mm, read_itk_field, warp_volume, write_itk_field
+from modalign.volumes import apply_affine, axis_aligned, read_volume, write_volume
 
 
 @pytest.fixture
@@ -302,57 +242,6 @@ def test_single_slices_survive(context):
     with_field, without = (np.abs(image - prepared.true_image.data)[inside].mean() for image in (warped, still))
     assert inside.sum() > 200
     assert with_field < 0.03 < 0.12 < without
-
-
-def test_resampling_agrees_with_simpleitk(oblique_grid, rng):
-    import SimpleITK as sitk
-
-    from modalign.volumes import from_sitk, to_sitk
-
-    volume = Volume(ndi.gaussian_filter(rng.normal(size=oblique_grid.shape), 1).astype(np.float32), oblique_grid.affine)
-    target = tilted(Grid((45, 38, 22), oblique_grid.affine @ np.diag([0.9, 0.9, 0.9, 1])), 5)
-    ours = resample(volume, target, fill=-9)
-    reference = from_sitk(
-        sitk.Resample(
-            to_sitk(volume),
-            to_sitk(Volume(np.zeros(target.shape), target.affine)),
-            sitk.Transform(),
-            sitk.sitkLinear,
-            -9.0,
-        )
-    )
-    inside = (reference.data > -8) & (ours.data > -8)
-    assert inside.mean() > 0.4
-    np.testing.assert_allclose(ours.data[inside], reference.data[inside], atol=1e-4)
-    # ITK, too, lets a scan reach half a voxel beyond its outermost centres.
-    assert ((ours.data == -9) != (reference.data == -9)).mean() < 0.01
-
-
-def test_separable_and_general_resampling_agree(rng):
-    volume = Volume(rng.normal(size=(20, 18, 9)).astype(np.float32), np.diag([2, 2.5, 4, 1]))
-    target = Grid((30, 24, 20), np.array([[1.6, 0, 0, -3], [0, 2.1, 0, -4], [0, 0, 2.4, -5], [0, 0, 0, 1]]))
-    positions = apply_affine(np.linalg.inv(volume.affine) @ target.affine, np.indices(target.shape, dtype=float))
-    np.testing.assert_allclose(resample(volume, target, fill=7).data, sample(volume.data, positions, 1, 7.0), atol=1e-5)
-
-
-def test_constant_images_keep_their_border_when_resampled():
-    volume = Volume(np.full((7, 9, 5), 3.0, dtype=np.float32))
-    for grid in (resized_grid(volume.grid, (20, 4, 11)), respaced_grid(volume.grid, np.array([0.7, 0.9, 0.5]))):
-        assert np.all(resample(volume, grid, fill=0.0).data == 3)
-
-
-def test_downsampling_smooths_before_it_samples():
-    checkerboard = np.indices((64, 64, 16)).sum(axis=0) % 2
-    small = resample(
-        Volume(checkerboard.astype(np.float32)), resized_grid(Grid(checkerboard.shape, np.eye(4)), (16, 16, 16))
-    )
-    assert small.data[4:12, 4:12].std() < 0.12
-
-
-def test_a_resized_grid_covers_the_same_field_of_view(oblique_grid):
-    small = resized_grid(oblique_grid, (13, 50, 7))
-    edges = [apply_affine(g.affine, np.array([[-0.5, n - 0.5] for n in g.shape])) for g in (oblique_grid, small)]
-    np.testing.assert_allclose(*edges, atol=1e-9)
 
 
 def test_aspect_is_kept_when_resizing_into_a_box(context):
