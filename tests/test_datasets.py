@@ -6,16 +6,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from archive_files import SHAPE, ids, index, labels, listed, pairs, scan, synthrad
+from archive_files import ids, index, labels, listed, pairs, scan, synthrad
 
 from modalign.datasets import READERS, reader
 from modalign.datasets.base import CaseFiles
 from modalign.datasets.index import label_files
-from modalign.datasets.labels import read_labels
 from modalign.datasets.registry import registry
-from modalign.datasets.splits import draw_split
 from modalign.errors import ConfigError, DataError
-from modalign.volumes import read_volume
 
 
 def test_every_reader_loads_and_names_an_archive_of_the_registry():
@@ -95,107 +92,6 @@ def test_ixi_pairs_contrasts_by_subject_and_leaves_out_who_lacks_one(tmp_path):
         index(tmp_path / "ixi", "ixi", options={"pair": "t2-pd"})
     with pytest.raises(DataError, match=r"IXI012-HH-1211-T2.nii.gz does not exist \(case IXI012-HH-1211\)"):
         index(tmp_path / "ixi", "ixi", options={"incomplete": "refuse", "expected_cases": 2})
-
-
-@pytest.mark.parametrize(
-    ("release", "case", "files"),
-    [
-        ("2019", "HGG/BraTS19_CBICA_ASH_1", "{}_t1.nii.gz {}_t2.nii.gz {}_seg.nii.gz"),
-        ("2020", "x/BraTS20_Training_355", "{}_t1.nii {}_t2.nii W39_1998.09.19_Segm.nii"),
-        ("2021", "BraTS2021_00003", "{}_t1.nii.gz {}_t2.nii.gz {}_seg.nii.gz"),
-        ("2023", "BraTS-GLI-00003-001", "{}-t1n.nii.gz {}-t2w.nii.gz {}-seg.nii.gz"),
-    ],
-)
-def test_brats_releases(tmp_path, release, case, files):
-    name = Path(case).name
-    paths = [tmp_path / case / file.format(name) for file in files.split()]
-    for path in paths:
-        labels(path, 1, 2)
-    (found,) = listed("brats", tmp_path, release=release, labels="regions")
-    assert (found.case, found.moving, found.fixed, found.fixed_labels, found.moving_labels) == (
-        name, paths[0], paths[1], paths[2], paths[2],
-    )  # fmt: skip
-    assert found.patient == ("BraTS-GLI-00003" if release == "2023" else None)
-    names = reader("brats").labels(reader("brats").parse({"release": release, "labels": "regions"}))
-    assert names[3 if release == "2023" else 4] == "enhancing_tumour"
-    other = "2021" if release == "2019" else "2019"
-    with pytest.raises(DataError, match=f"holds BraTS {release}, not {other}: set `release: '{release}'`"):
-        listed("brats", tmp_path, release=other)
-
-
-@pytest.mark.parametrize(("option", "structures"), [("whole", {1: 3}), ("regions", {1: 1, 2: 1, 4: 1})])
-def test_brats_labels_are_the_whole_tumour_or_its_regions(tmp_path, option, structures):
-    folder = tmp_path / "HGG/BraTS19_CBICA_ASH_1"
-    for name in ("t1", "t2"):
-        scan(folder / f"{folder.name}_{name}.nii.gz")
-    seg = np.zeros(SHAPE, np.uint8)
-    seg[1, 1, 1:4] = (1, 2, 4)
-    scan(folder / f"{folder.name}_seg.nii.gz", data=seg)
-    (found,) = listed("brats", tmp_path, labels=option)
-    names = reader("brats").labels(reader("brats").parse({"labels": option}))
-    grid = read_volume(found.fixed).grid
-    for files in (found.fixed_labels, found.moving_labels):
-        read = read_labels(files, grid, names).data
-        assert {value: int((read == value).sum()) for value in names} == structures
-    assert (list(names.values()) == ["whole_tumour"]) == (option == "whole")
-
-
-def test_learn2reg_current_archive_knows_mr_from_ct_pairs_and_the_split(tmp_path):
-    root = tmp_path / "AbdomenMRCT"
-    for case, part in (("0005", "Tr"), ("0006", "Tr"), ("0009", "Ts")):
-        for modality in ("0000", "0001"):
-            for kind in ("images", "labels", "masks") if part == "Tr" else ("images",):
-                labels(root / f"{kind}{part}/AbdomenMRCT_{case}_{modality}.nii.gz", 1, 4)
-    scan(root / "imagesTr/AbdomenMRCT_0017_0000.nii.gz")  # an MR without a CT
-    cases = listed("learn2reg", tmp_path)
-    assert [(c.case, c.split) for c in cases] == [("0005", "train"), ("0006", "validation"), ("0009", "test")]
-    assert cases[0].fixed == root / "imagesTr/AbdomenMRCT_0005_0000.nii.gz"
-    assert cases[0].moving_labels == root / "labelsTr/AbdomenMRCT_0005_0001.nii.gz"
-    assert cases[0].fixed_mask == root / "masksTr/AbdomenMRCT_0005_0000.nii.gz"
-    assert cases[2].fixed_labels is None
-    assert draw_split(cases, None, seed=0).of_case == {"0005": "train", "0006": "validation", "0009": "test"}
-
-
-def test_learn2reg_of_2021_with_masks_elsewhere(tmp_path):
-    for modality in ("MR", "CT"):
-        scan(tmp_path / f"Train/img0002_tcia_{modality}.nii.gz")
-        scan(tmp_path / f"Train/seg0002_tcia_{modality}.nii.gz")
-        scan(tmp_path / f"L2R_Task1_MRCT/Train/mask0002_tcia_{modality}.nii.gz")
-    scan(tmp_path / "Train/img0003_chaos_MR.nii.gz")
-    with pytest.raises(
-        DataError, match=r"holds the 2021 archive .*`version` asks for \(current\): set `version: '2021'`"
-    ):
-        listed("learn2reg", tmp_path)
-    (case,) = listed("learn2reg", tmp_path, version="2021")
-    assert (case.case, case.fixed.name, case.moving.name) == (
-        "0002",
-        "img0002_tcia_MR.nii.gz",
-        "img0002_tcia_CT.nii.gz",
-    )
-    assert case.moving_labels.name == "seg0002_tcia_CT.nii.gz"
-    assert case.fixed_mask == tmp_path / "L2R_Task1_MRCT/Train/mask0002_tcia_MR.nii.gz"
-
-
-@pytest.mark.parametrize("version", ["current", "2021"])
-def test_a_learn2reg_pair_that_lacks_a_scan_is_refused_or_left_out(tmp_path, version):
-    names = {
-        "current": "AbdomenMRCT/images{part}/AbdomenMRCT_{case}_000{number}.nii.gz",
-        "2021": "Train/img{case}_tcia_{modality}.nii.gz",
-    }
-    for case, part in (("0002", "Tr"), ("0012", "Ts")):
-        for number, modality in enumerate(("MR", "CT")):
-            path = names[version].format(case=case, part=part, number=number, modality=modality)
-            scan(tmp_path / "data" / path, (2, 2, 2), SHAPE)
-    missing = tmp_path / "data" / names[version].format(case="0012", part="Ts", number=1, modality="CT")
-    missing.unlink()
-    options = {"version": version, "expected_cases": 2}
-    with pytest.raises(DataError, match=rf"{missing} does not exist \(case 0012\): .*`incomplete: skip`"):
-        index(tmp_path / "data", "learn2reg", options=options)
-    skipping = {"version": version, "expected_cases": 1, "incomplete": "skip"}
-    with pytest.raises(DataError) as caught:  # the scans here have another size than the published ones
-        index(tmp_path / "data", "learn2reg", options=skipping)
-    assert "0012" not in str(caught.value)
-    assert str(caught.value).startswith("2 problems")
 
 
 @pytest.mark.parametrize(
@@ -284,24 +180,6 @@ def test_goldatlas_deforms_mr_onto_ct_with_masks_of_both(tmp_path):
     (tmp_path / "raw/1.dcm").touch()
     with pytest.raises(DataError, match="holds DICOM files, and the reader goldatlas expects 1_01_P/.*convert it"):
         listed("goldatlas", tmp_path / "raw")
-
-
-@pytest.mark.real
-def test_real_gliomas_in_the_layout_of_brats(real_scans, tmp_path):
-    source = real_scans / "tcga_glioma_brats_space"
-    for subject in ("TCGA-DU-7294", "TCGA-FG-6692"):
-        case = f"BraTS19_{subject.replace('-', '_')}_1"
-        folder = tmp_path / "MICCAI_BraTS_2019_Data_Training/LGG" / case
-        folder.mkdir(parents=True)
-        for theirs, ours in (("t1", "t1"), ("t2", "t2"), ("fla", "flair"), ("seg_mav", "seg")):
-            (folder / f"{case}_{ours}.nii.gz").symlink_to(source / f"{subject}_{theirs}.nii.gz")
-    record, rows = index(
-        tmp_path, "brats", out=tmp_path / "out", options={"fixed": "t1", "moving": "flair", "expected_cases": 2}
-    )
-    assert [row["fixed_shape"] for row in rows] == ["240x240x155"] * 2
-    assert {row["fixed_orientation"] for row in rows} == {"LPS"}
-    assert rows[0]["fixed_sha256"].startswith("956a6a4ec4b571be")
-    assert (record["source"], record["n"]["test"]) == ("real", 2)
 
 
 @pytest.mark.real
