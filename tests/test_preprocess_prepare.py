@@ -1,6 +1,5 @@
 """The case store: what prepare writes, that it is the same on every run, and that it can be undone."""
 
-import csv
 import json
 import os
 import signal
@@ -13,94 +12,15 @@ import h5py
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
+from small_patients import SHAPE, SMALL, SPACING, body, make_index
 
-from modalign.cases import CaseStore, Intensity
-from modalign.datasets.index import COLUMNS
-from modalign.errors import ConfigError, DataError
-from modalign.files import sha256, write_json
-from modalign.preprocess.overrides import resolve
+from modalign.cases import CaseStore
+from modalign.errors import DataError
+from modalign.files import sha256
 from modalign.preprocess.prepare import prepare
-from modalign.preprocess.recipes import RECIPES
 from modalign.preprocess.undo import restore, restore_field
-from modalign.spatial.fields import field_to_mm, warp_volume, write_itk_field
+from modalign.spatial.fields import field_to_mm, warp_volume
 from modalign.volumes import Volume, axis_aligned, write_volume
-
-SHAPE, SPACING = (40, 36, 12), (2.0, 2.0, 5.0)
-SPLITS = {"p1": "train", "p2": "train", "p3": "validation", "p4": "test"}
-SMALL = {"size": [40, 36, 12]}
-
-
-def body(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A CT in HU and an MR of one patient: an ellipse of soft tissue, bones and an organ, with some noise."""
-    rng = np.random.default_rng(seed)
-    grid = axis_aligned(SHAPE, SPACING)
-    x, y, z = grid.indices()
-    r = np.hypot((x - 20) / 16, (y - 18) / 14)
-    organ = np.hypot((x - 20) / 6, (y - 20) / 5) + np.abs(z - 6) / 8 < 1
-    bone = (np.abs(np.hypot((x - 20) / 10, (y - 18) / 9) - 1) < 0.15) & (r < 1)
-    ct = np.select([organ, bone, r < 1], [60.0, 900.0, 20.0], -1000.0) + rng.normal(0, 5, SHAPE)
-    mr = np.select([organ, bone, r < 1], [700.0, 120.0, 400.0], 5.0) * (1 + 0.1 * seed) + np.abs(
-        rng.normal(0, 8, SHAPE)
-    )
-    return ct, mr
-
-
-def make_index(folder: Path, modalities: tuple[str, str] = ("mr", "ct"), field: bool = True) -> Path:
-    """Four patients as scans and an index; the moving scan is shifted by a known field."""
-    index, scans = folder / "index", folder / "scans"
-    grid = axis_aligned(SHAPE, SPACING)
-    rows = []
-    for number, (case, split) in enumerate(SPLITS.items()):
-        ct, mr = body(number)
-        images = {"ct": ct, "mr": mr, "t1": mr, "t2": 900 - mr, "pd": mr}
-        row = dict.fromkeys(COLUMNS, "") | {"case": case, "split": split}
-        shift = np.zeros((3, *SHAPE), dtype=np.float32)
-        if field:
-            shift[0] += 1.5 + 0.5 * number
-        aligned = images[modalities[1]]
-        moved = np.stack(
-            [
-                ndi.shift(aligned[:, :, z], (1.5 + 0.5 * number if field else 0, 0), order=1, mode="nearest")
-                for z in range(12)
-            ],
-            2,
-        )
-        labels = (ndi.uniform_filter(mr, 3) > 500 * (1 + 0.1 * number)).astype(np.uint8)
-        files = {
-            "fixed": images[modalities[0]],
-            "moving": moved,
-            "fixed_labels": labels,
-            "fixed_mask": (mr > 100).astype(np.uint8),
-        }
-        if field:
-            files["true_image"] = aligned
-            write_itk_field(scans / case / "true_field.nii.gz", shift, grid)
-            row["true_field"] = f"{case}/true_field.nii.gz"
-        for part, data in files.items():
-            data = data if data.dtype == np.uint8 else np.rint(data).astype(np.int16)
-            write_volume(scans / case / f"{part}.nii.gz", Volume(data, grid.affine))
-            row[part] = f"{case}/{part}.nii.gz"
-        row["fixed_sha256"] = sha256(scans / case / "fixed.nii.gz")
-        row["moving_sha256"] = sha256(scans / case / "moving.nii.gz")
-        rows.append(row)
-    index.mkdir(parents=True, exist_ok=True)
-    with (index / "cases.tsv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, delimiter="\t")
-        writer.writeheader()
-        writer.writerows(rows)
-    info = {
-        "dataset": "tiny",
-        "folder": str(scans),
-        "source": "phantom",
-        "fixed_modality": modalities[0],
-        "moving_modality": modalities[1],
-        "frames": "related",
-        "labels": {"1": "organ"},
-        "licence": "none",
-        "citation": "none",
-    }
-    write_json(index / "dataset.json", info)
-    return index
 
 
 @pytest.fixture(scope="module")
@@ -305,121 +225,3 @@ def test_data_set_scaling_uses_pooled_statistics(index, tmp_path):
     assert max(t.max() for t in train) == pytest.approx(1, abs=1e-5)
     # One mapping for the whole data set: the same stored value is the same HU everywhere.
     assert store.load("p1").moving_intensity == store.load("p4").moving_intensity
-
-
-def test_recipes_that_fit_need_training_cases(tmp_path):
-    index = make_index(tmp_path)
-    table = (index / "cases.tsv").read_text().replace("\ttrain\t", "\ttest\t")
-    (index / "cases.tsv").write_text(table)
-    with pytest.raises(DataError, match=r"fits nyul on the training split.*no training cases.*nyul: false.*own-pairs"):
-        prepare(index, "rbg-pelvis", tmp_path / "out", overrides=SMALL)
-    prepare(index, "rbg-pelvis", tmp_path / "out", overrides={**SMALL, "nyul": False})
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"nyull": True}, r"nothing called 'nyull'.*n4\.shrink.*nyul\.foreground"),
-        ({"n4.shrnk": 2}, r"nothing called 'n4\.shrnk'.*n4\.shrink"),
-        ({"n4": {"shrnk": 2}}, r"n4\.shrnk"),
-        ({"bias": {"shrink": 2}}, r"no step 'bias'"),
-        ({"n4": 3}, r"n4 is a step; write true or false"),
-        ({"size": [64, 64]}, r"three voxel counts"),
-        ({"clip.low_percent": "5 %"}, r"write a number, such as 5\.0"),
-        ({"clip.low_percent": True}, r"write a number"),
-        ({"nyul.foreground": "body"}, r"write one of: mean, mask, all"),
-        ({"minmax.range": [1, -1]}, r"two rising numbers"),
-    ],
-)
-def test_overrides_that_mean_nothing_are_refused(index, tmp_path, overrides, message):
-    with pytest.raises(ConfigError, match=message):
-        prepare(index, "rbg-pelvis", tmp_path, overrides={**SMALL, **overrides})
-
-
-def test_unknown_recipes_are_refused_with_the_known_ones(index, tmp_path):
-    with pytest.raises(ConfigError, match=r"no recipe 'rbg'.*rbg-pelvis.*own-pairs"):
-        prepare(index, "rbg", tmp_path)
-
-
-def test_overrides_in_either_form_reach_the_step():
-    for overrides in ({"n4": True, "n4.shrink": 2}, {"n4": {"shrink": 2}, "n4.of": "fixed"}):
-        steps = {s["name"]: s["parameters"] for s in resolve("registformer-pelvis", overrides)}
-        assert steps["n4"]["shrink"] == 2
-    assert "n4" not in {s["name"] for s in resolve("registformer-pelvis", {"n4": False})}
-
-
-def test_the_imse_recipes_say_what_the_paper_and_its_release_say():
-    steps = {name: {s["name"]: s["parameters"] for s in resolve(name)} for name in RECIPES if name.startswith("imse")}
-    assert [name for name in steps if "rigid" in steps[name]] == ["imse-2d-clinical", "imse-3d-clinical"]
-    for name, found in steps.items():
-        moved = found["misalign"]
-        assert (moved["alpha_voxels"], moved["sigma_voxels"], moved["scale"], moved["of"]) == (80, 12, 0.08, "moving")
-        in_plane = "2d" in name
-        assert moved["rotation_deg"] == ([0, 0, 3] if in_plane else [3, 3, 3])
-        assert moved["translation_half_fov"] == [0.08, 0.08, 0 if in_plane else 0.04]
-    released = {"rotation_deg": [1, 1, 1], "translation_half_fov": [0.01, 0.01, 0.005], "scale": 0.01}
-    found = {s["name"]: s["parameters"] for s in resolve("imse-3d", {"misalign": released})}["misalign"]
-    assert found["rotation_deg"] == [1, 1, 1]
-    assert found["alpha_voxels"] == 80
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_prepares_small_scans_quickly(recipe, index, brain_index, tmp_path):
-    source = brain_index if "ixi" in recipe or recipe.startswith("imse") or recipe == "known-deformation" else index
-    started = time.perf_counter()
-    prepare(source, recipe, tmp_path, overrides=SMALL)
-    assert time.perf_counter() - started < 20
-    store = CaseStore(tmp_path)
-    assert store.ids() == list(SPLITS)
-    case = store.load("p4")
-    assert case.fixed.shape[:2] == SHAPE[:2]
-    assert case.on_one_grid
-    for volume in (case.fixed, case.moving):
-        assert np.isfinite(volume.data).all()
-        assert volume.data.min() == pytest.approx(-1, abs=0.05)
-        assert 0.2 < volume.data.max() <= 1.0001
-    names = [step["name"] for step in case.record["steps"]]
-    assert names == [step["name"] for step in store.manifest["steps"]]
-    assert case.true_field is not None
-    assert case.fixed_intensity != Intensity()
-
-
-def test_paper_sizes_are_reached_without_overrides(index, brain_index, tmp_path):
-    prepare(brain_index, "imse-3d", tmp_path / "imse", splits=("validation",), overrides={"misalign": False})
-    assert CaseStore(tmp_path / "imse").load("p3").fixed.shape == (128, 128, 48)
-    overrides = {"nyul": False, "resample.spacing_mm": [1.0, 1.0, 20.0]}
-    prepare(index, "rbg-pelvis", tmp_path / "pelvis", splits=("test",), overrides=overrides)
-    case = CaseStore(tmp_path / "pelvis").load("p4")
-    assert case.fixed.shape == (384, 320, 3)
-    assert case.fixed.spacing == pytest.approx([72 / 320, 72 / 320, 20], rel=2e-3)
-    overrides = {"crop_or_pad.multiple_of": 16, "resample.spacing_mm": [1.0, 1.0, 20.0]}
-    prepare(index, "rbg-cbct", tmp_path / "cbct", splits=("test",), overrides=overrides)
-    case = CaseStore(tmp_path / "cbct").load("p4")
-    assert case.fixed.shape == (192, 192, 3)
-    assert case.fixed.spacing == pytest.approx([1, 1, 20])
-
-
-@pytest.mark.real
-def test_own_pairs_on_real_scans_of_different_grids(real_scans, tmp_path):
-    from modalign.volumes import read_volume
-
-    index = make_index(tmp_path)
-    rows = (index / "cases.tsv").read_text().splitlines()[:1]
-    row = dict.fromkeys(COLUMNS, "") | {"case": "p04", "split": "test"}
-    row |= {side: f"patient04_study1_{name}.nii.gz" for side, name in (("fixed", "T2W"), ("moving", "T1W"))}
-    (index / "cases.tsv").write_text("\n".join([*rows, "\t".join(row[c] for c in COLUMNS)]) + "\n")
-    info = json.loads((index / "dataset.json").read_text())
-    write_json(
-        index / "dataset.json",
-        info | {"folder": str(real_scans / "ms_raw"), "fixed_modality": "t2", "moving_modality": "t1"},
-    )
-    prepare(index, "own-pairs", tmp_path / "out")
-    case = CaseStore(tmp_path / "out").load("p04")
-    original = read_volume(real_scans / "ms_raw/patient04_study1_T2W.nii.gz")
-    assert case.on_one_grid
-    assert case.fixed.grid.same_as(original.canonical().grid)
-    outcome = {s["name"]: s["outcome"] for s in case.record["steps"]}["rigid"]
-    assert outcome["mutual_information_after"] >= outcome["mutual_information_before"]
-    matrix = np.array(outcome["matrix"])
-    assert np.degrees(np.arccos((np.trace(matrix[:3, :3]) - 1) / 2)) < 10
-    assert restore(case.moving, case).grid.same_as(original.grid)
