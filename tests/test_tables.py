@@ -1,90 +1,29 @@
-"""Tables: what fills them, what is said where nothing does, and how they are written."""
+"""Tables: what fills them, and what is said where nothing does."""
 
 import csv
 import io
-import json
 import math
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 from statsmodels.stats.multitest import multipletests
+from toy_tables import DATA, N_BOOT, build, cell, eight_patients, manifest, toy, write
 
 from modalign import papers
 from modalign.errors import ConfigError, DataError
-from modalign.papers import Block, Column, Footnote, Row, Table
+from modalign.papers import Block, Column, Table
 from modalign.report import render_csv, render_html, render_latex, render_markdown
 from modalign.report.own import comparison_table
-from modalign.report.ranking import rank_methods
-from modalign.report.result import BEYOND, TableOptions, TableResult
-from modalign.report.tables import build_table, write_table
+from modalign.report.result import BEYOND, TableOptions
+from modalign.report.tables import build_table
 from modalign.statistics import COLUMNS
-
-DATA = "learn2reg-abdomen-mr-ct"
-N_BOOT = 200
-
-
-def write(folder: Path, method: str, values: dict[str, list[float]], seed: int = 0, dataset: str = DATA) -> Path:
-    """A metrics file with one value per case and metric; metrics with a leading * have one value for the set."""
-    lines = ["\t".join(COLUMNS)]
-    for metric, numbers in values.items():
-        for i, number in enumerate(numbers):
-            case = "" if metric.startswith("*") else f"p{i:02d}"
-            lines.append("\t".join([dataset, method, str(seed), case, "", "", metric.lstrip("*"), repr(float(number))]))
-    path = folder / f"{dataset}-{method}-{seed}.tsv"
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def manifest(n: int, source: str = "real", split: str = "test") -> dict:
-    cases = [{"case": f"p{i:02d}", "split": split, "shape": [64, 64, 16]} for i in range(n)]
-    return {DATA: {"source": source, "cases": cases}}
-
-
-def toy(**changes: object) -> Table:
-    """A table with printed numbers, borrowed from Locor's."""
-    rows = (
-        Row("Initial", "identity", reference=True),
-        Row("ANTs & co", "syn-locor", "Tools", printed={"method": "ANTs (Mattes MI)"}),
-        Row("SRWCR", "srwcr", "Tools", printed={"method": "SRWCR"}),
-        Row("Locor", "locor", "Proposed", printed={"method": "Locor (ours)"}),
-    )
-    columns = (
-        Column("dice", "Dice", DATA, "higher", 2, printed={"dataset": DATA, "metric": "dice"}),
-        Column("fid", "FID", DATA, "lower", 1),
-    )
-    note = Footnote("Looks odd.", "misprint", ({"method": "SRWCR", "metric": "dice"},))
-    options = {"footnotes": (note,)} | changes
-    return Table("locor", 1, "a toy", (Block(rows, columns, "Locor"),), "4 test cases", "Wilcoxon", **options)
-
-
-def cell(result: TableResult, label: str, column: int = 0, block: int = 0):
-    found = result.blocks[block]
-    return found.cells[[row.label for row in found.rows].index(label)][column]
 
 
 @pytest.fixture
 def eight(tmp_path: Path) -> dict:
-    """Eight patients; identity worst, Locor best, SRWCR close to it."""
-    rng = np.random.default_rng(0)
-    base = rng.uniform(0.6, 0.8, 8)
-    values = {
-        "identity": base - 0.3,
-        "syn-locor": base - 0.1 + rng.normal(0, 0.01, 8),
-        "srwcr": base - 0.01 + rng.normal(0, 0.02, 8),
-        "locor": base,
-    }
-    fid = {"identity": 50, "syn-locor": 30, "srwcr": 20, "locor": 10}
-    paths = [write(tmp_path, m, {"dice": list(v), "*fid": [fid[m]]}) for m, v in values.items()]
-    statuses = {(DATA, m): {"ok": True, "reason": ""} for m in values}
-    return {"values": values, "paths": paths, "statuses": statuses, "info": manifest(8)}
-
-
-def build(eight: dict, table: Table | None = None, info: dict | None = None, **options: object) -> TableResult:
-    settings = TableOptions(n_boot=N_BOOT, **options)
-    return build_table(table or toy(), eight["paths"], eight["statuses"], info or eight["info"], settings)
+    return eight_patients(tmp_path)
 
 
 class TestNumbers:
@@ -271,115 +210,6 @@ class TestHonesty:
         assert len(build(eight, toy(extras=False), extra_methods={"mine": "Mine"}).blocks[0].rows) == 4
 
 
-class Checker(HTMLParser):
-    """Fails on tags that don't close in order; counts cells per row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.rows: list[int] = []
-        self.values: list[float] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "br":
-            return
-        self.open.append(tag)
-        named = dict(attrs)
-        if tag == "tr":
-            self.rows.append(0)
-        if tag in ("td", "th"):
-            self.rows[-1] += int(named.get("colspan") or 1)
-            if "data-value" in named:
-                self.values.append(float(named["data-value"] or "nan"))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-class TestFormats:
-    def test_html_is_well_formed(self, eight: dict) -> None:
-        checker = Checker()
-        result = build(eight, toy(show_beats=True), manifest(8, "phantom"), extra_methods={"a<b": "A<B & co"})
-        checker.feed(render_html.render(result))
-        assert checker.open == []
-        assert set(checker.rows) == {3}
-        assert sorted(checker.values) == sorted(
-            c.mean for row in result.blocks[0].cells for c in row if not math.isnan(c.mean)
-        )
-
-    @pytest.mark.parametrize("paper", papers.papers())
-    def test_every_table_renders_without_results(self, paper: str) -> None:
-        for table in papers.tables(paper).values():
-            result = build_table(table, [], {}, {}, TableOptions(n_boot=N_BOOT, extra_methods={"mine-2d": "Mine"}))
-            checker = Checker()
-            checker.feed(render_html.render(result))
-            assert checker.open == []
-            lines = list(csv.DictReader(io.StringIO(render_csv.render(result))))
-            extra = sum(len(block.columns) for block in table.blocks) if table.extras else 0
-            assert len(lines) == sum(1 for _ in table.cells()) + extra
-            assert all(line["note"] and not line["mean"] for line in lines)
-            latex = render_latex.render(result)
-            assert latex.isascii()
-            for begin, end in (("{", "}"), (r"\begin", r"\end")):
-                plain = latex.replace(r"\{", "").replace(r"\}", "")
-                assert plain.count(begin) == plain.count(end)
-            for line in render_markdown.render(result).splitlines():
-                if line.startswith("| "):
-                    width = len(table.blocks[0].columns)
-                    assert line.replace(r"\|", "").count("|") == width + 2
-
-    def test_markdown(self, eight: dict) -> None:
-        text = render_markdown.render(build(eight))
-        value = f"{eight['values']['locor'].mean():.2f} ± {eight['values']['locor'].std(ddof=1):.2f}"
-        assert (
-            f"| **Locor** | **{value}**<br><sub>printed 0.88 ± 0.04</sub> | **10.0**<br><sub>printed –</sub> |" in text
-        )
-        assert "printed 0.84 ± 0.09<sup>a</sup>" in text
-        assert "- <sup>a</sup> Looks odd." in text
-
-    def test_latex(self, eight: dict) -> None:
-        text = render_latex.render(build(eight))
-        value = f"{eight['values']['locor'].mean():.2f} $\\pm$ {eight['values']['locor'].std(ddof=1):.2f}"
-        grey = r"{\scriptsize\color{gray}"
-        assert rf"\textbf{{Locor}} & \textbf{{{value}}} & \textbf{{10.0}} \\" in text
-        assert rf"{grey}printed}} & {grey}0.88 $\pm$ 0.04}} & {grey}--}} \\" in text
-        assert r"ANTs \& co & " in text
-        assert rf"{grey}0.84 $\pm$ 0.09\textsuperscript{{a}}}}" in text
-        assert r"\begin{tabular}{lcc}" in text
-
-    def test_beats_beside_the_printed_ratio(self, eight: dict) -> None:
-        found = cell(build(eight), "SRWCR")
-        text = render_markdown.render(build(eight, toy(show_beats=True)))
-        assert f"({found.beats}/8)" in text
-        assert "(1/4)" in text
-
-    def test_missing_reason_is_escaped_and_shortened(self, eight: dict) -> None:
-        eight["paths"] = eight["paths"][1:]
-        eight["statuses"][DATA, "identity"] = {"ok": False, "reason": "<b>50% | of_all</b> " + "x" * 100}
-        result = build(eight)
-        assert r"failed: &lt;b>50% \| of\_all" in render_markdown.render(result)
-        assert r"failed: $<$b$>$50\% | of\_all" in render_latex.render(result)
-        assert "&lt;b&gt;50%" in render_html.render(result)
-        assert "x" * 100 in render_csv.render(result)
-        assert "x" * 100 not in render_latex.render(result)
-
-    def test_files_and_provenance(self, eight: dict, tmp_path: Path) -> None:
-        stem = tmp_path / "out" / "table_1"
-        for _ in range(2):
-            write_table(build(eight), stem, {"commit": "abc"})
-            files = {path.suffix: path.read_bytes() for path in stem.parent.iterdir()}
-            if _ == 0:
-                first = files
-        assert files == first
-        assert set(files) == {".md", ".tex", ".html", ".csv", ".json"}
-        record = json.loads((tmp_path / "out" / "table_1.provenance.json").read_text())
-        assert record["commit"] == "abc"
-        assert record["options"]["unit"] == "patient"
-        assert record["data"] == {DATA: "real"}
-        assert sorted(record["inputs"]) == sorted(map(str, eight["paths"]))
-        assert all(len(digest) == 64 for digest in record["inputs"].values())
-
-
 class TestOwnComparison:
     def test_table_without_a_paper(self, eight: dict) -> None:
         methods = {"identity": "Unaligned", "srwcr": "SRWCR", "locor": "Locor"}
@@ -395,39 +225,3 @@ class TestOwnComparison:
             comparison_table(DATA, {"a": "A"}, ["dice"], "mine")
         with pytest.raises(ConfigError, match="no measure 'dise'"):
             comparison_table(DATA, {"a": "A"}, ["dise"], "a")
-
-
-class TestRanking:
-    def test_by_hand(self, tmp_path: Path) -> None:
-        paths = [
-            write(tmp_path, "a", {"dice": [0.9, 0.8], "hd95_mm": [1, 5]}),
-            write(tmp_path, "b", {"dice": [0.7, 0.8], "hd95_mm": [2, 4]}),
-            write(tmp_path, "c", {"dice": [0.1, 0.1]}),
-        ]
-        ranking = rank_methods(paths, {"dice": "higher", "hd95_mm": "lower"})[DATA]
-        # Case 1: a is first on both. Case 2: tied Dice 1.5 each, b first on HD95, so b is ahead.
-        assert [(m.method, m.mean_rank) for m in ranking.methods] == [("a", 1.5), ("b", 1.5)]
-        assert ranking.methods[0].ranks == {"dice": 1.25, "hd95_mm": 1.5}
-        assert ranking.left_out == {"c": "no hd95_mm"}
-        assert ranking.critical_difference is None
-        assert "2 cases and 2 methods" in ranking.note
-
-    def test_clear_winner(self, tmp_path: Path) -> None:
-        rng = np.random.default_rng(0)
-        base = rng.uniform(size=20)
-        paths = [
-            write(tmp_path, name, {"dice": list(base + shift + rng.normal(0, noise, 20))})
-            for name, shift, noise in (("best", 1.0, 0.01), ("same", 0.0, 0.05), ("also", 0.0, 0.05))
-        ]
-        ranking = rank_methods(paths, {"dice": "higher"})[DATA]
-        assert ranking.methods[0].method == "best"
-        assert ranking.methods[0].mean_rank == 1.0
-        assert ranking.friedman_p is not None
-        assert ranking.friedman_p < 1e-4
-        assert [set(group) for group in ranking.cliques] == [{"same", "also"}]
-
-    def test_only_the_cases_asked_for(self, tmp_path: Path) -> None:
-        paths = [write(tmp_path, "a", {"dice": [1, 0]}), write(tmp_path, "b", {"dice": [0, 1]})]
-        ranking = rank_methods(paths, {"dice": "higher"}, {DATA: ["p01"]})[DATA]
-        assert [m.method for m in ranking.methods] == ["b", "a"]
-        assert ranking.cases == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_tables import DATA, N_BOOT, cell, manifest, toy, write
+from toy_tables import DATA, N_BOOT, cell, manifest, toy, write
 
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError
