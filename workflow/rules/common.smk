@@ -67,16 +67,6 @@ def archive_folder(wildcards):
     )
 
 
-def archive_ready(wildcards):
-    """The file that says that an archive is complete, or the CSV that names the user's own pairs."""
-    name = PLAN.datasets[wildcards.dataset]["archive"]
-    source = PLAN.archives[name]["source"]
-    if source in ("phantom", "download"):
-        return f"results/archives/{source}/{name}/modalign-{source}.json"
-    csv = csv_of(Path(source), *reader_of(wildcards))
-    return str(csv) if csv else []
-
-
 # On this machine, jobs ask for a GPU only if it has one, so that they don't wait for each other without need; those
 # that go to a cluster ask for one unless the configuration says device: cpu.
 GPU = int(

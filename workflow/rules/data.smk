@@ -1,20 +1,3 @@
-from modalign.datasets.watch import csv_of, folder_stamp
-
-
-def reader_of(wildcards):
-    """Name and options of the reader of a data set."""
-    entry = PLAN.datasets[wildcards.dataset]
-    return entry["reader"], entry.get("options", {})
-
-
-def scans_stamp(wildcards):
-    """What changes if scans in a folder of the user's own are replaced, added or removed."""
-    source = PLAN.archives[PLAN.datasets[wildcards.dataset]["archive"]]["source"]
-    if source in ("phantom", "download"):
-        return ""
-    return folder_stamp(Path(source), *reader_of(wildcards))
-
-
 rule make_phantom:
     output:
         "results/archives/phantom/{archive}/modalign-phantom.json",
