@@ -43,7 +43,7 @@ def main() -> None:
         panels = drawing.subplots(1, len(MEASURES))
         for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
             _draw(axes, means(options.results, measure), label)
-        panels[0].legend(frameon=False, fontsize=8)
+        panels[0].legend(frameon=False, fontsize=8, loc="lower right")
         drawing.tight_layout()
         stream = io.BytesIO()
         drawing.savefig(stream, dpi=100)
