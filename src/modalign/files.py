@@ -1,4 +1,4 @@
-"""Writing files so that a killed job leaves nothing half-written, and telling them apart by content."""
+"""Writing files so that a killed job leaves nothing half-written, telling them apart by content, walking folders."""
 
 import errno
 import hashlib
@@ -105,3 +105,19 @@ def sha256(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, as 64 hex digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Every folder below `folder`, its folders and its files, as :func:`os.walk`, in a fixed order.
+
+    Links to folders are followed, each folder is visited once, and hidden folders are left out.
+    """
+    visited = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        if here in visited:
+            folders.clear()
+            continue
+        visited.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(place), folders, sorted(files)

@@ -1,7 +1,6 @@
 """What a reader is: it knows how a data set is published on disk, and lists its cases without opening a scan."""
 
 import fnmatch
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modalign.errors import ConfigError, DataError
+from modalign.files import walk
 
 Modality = Literal["mr", "ct", "cbct", "t1", "t2", "pd", "flair", "us"]
 LabelFiles = Path | tuple[tuple[str, Path], ...]
@@ -157,15 +157,10 @@ def published_files(folder: Path, pattern: str) -> list[Path]:
 
     Links to folders are followed; hidden folders and the truth of phantoms are left out.
     """
-    found, visited = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        if here in visited:
-            folders.clear()
-            continue
-        visited.add(here)
-        folders[:] = sorted(name for name in folders if name != TRUTH_FOLDER and not name.startswith("."))
-        found += [Path(place, name) for name in fnmatch.filter([*folders, *files], pattern)]
+    found: list[Path] = []
+    for place, folders, files in walk(folder):
+        folders[:] = [name for name in folders if name != TRUTH_FOLDER]
+        found += [place / name for name in fnmatch.filter([*folders, *files], pattern)]
     return sorted(found)
 
 

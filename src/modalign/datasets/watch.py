@@ -1,13 +1,13 @@
 """Whether a folder of the user's own has changed since it was indexed, without opening a scan."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from modalign.errors import ModalignError
+from modalign.files import walk
 
 
 def csv_of(source: Path, reader: str, options: Mapping[str, Any]) -> Path | None:
@@ -56,16 +56,9 @@ def _tree(folder: Path) -> tuple[str, ...]:
 
 
 def _entries(folder: Path) -> Iterator[str]:
-    visited = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        if here in visited:
-            folders.clear()
-            continue
-        visited.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place, name)
+    for place, _, files in walk(folder):
+        for name in files:
+            path = place / name
             yield _entry(path, path.relative_to(folder).as_posix())
 
 

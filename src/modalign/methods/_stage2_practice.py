@@ -50,11 +50,11 @@ def _translated(images: Tensor, seed: int, *purpose: str) -> Tensor:
     draw = generator(seed, *purpose, "errors of intensity")
     blurred = gaussian_mean(images, BLUR_VOXELS)
     mode = {4: "bilinear", 5: "trilinear"}[images.ndim]
+    # A translation knows air and what is clipped: errors vanish at the ends of the intensities.
+    weight = (1 - blurred.abs()).clamp(min=0).sqrt()
     made = blurred
     for nodes, spread in ERRORS.items():
         values = spread * draw.standard_normal((len(images), 1, *[nodes] * (images.ndim - 2)))
         error = torch.from_numpy(values).to(images)
-        # A translation knows air and what is clipped: errors vanish at the ends of the intensities.
-        weight = (1 - blurred.abs()).clamp(min=0).sqrt()
         made = made + weight * functional.interpolate(error, images.shape[2:], mode=mode, align_corners=True)
     return made.clamp(-1, 1)

@@ -76,12 +76,10 @@ def squared_distances(query: Tensor, key: Tensor, value: Tensor, heads: int) -> 
     scale = query.shape[2] ** -0.5 * (query.shape[2] + 1) ** 0.5
     one = torch.ones_like(query[:, :, :1])
     square = key.square().sum(2, keepdim=True)
-    triple = (
-        torch.cat([2 * query, one], 2) * scale,
-        torch.cat([key, INSIDE - square], 2),
-        torch.cat([value, torch.zeros_like(one)], 2),
-    )
-    return triple[0].flatten(1, 2), triple[1].flatten(1, 2), triple[2].flatten(1, 2)
+    queries = torch.cat([2 * query, one], 2) * scale
+    keys = torch.cat([key, INSIDE - square], 2)
+    values = torch.cat([value, torch.zeros_like(one)], 2)
+    return queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2)
 
 
 def _channels_per_head(image: Tensor, heads: int, number: int) -> Tensor:

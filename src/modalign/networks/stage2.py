@@ -88,9 +88,9 @@ class Stage2(nn.Module):
             of_images.copy_(of_reference if same else torch.cat([torch.zeros_like(of_reference), of_reference], 1))
         for block in self.fuse:
             assert isinstance(block, DacaBlock)
-            sharpness = SHARPNESS if block.attention == "dot" else 1.0
             if block.attention == "distance":
                 block.key.weight.mul_(KEY_SCALE)
+            sharpness = SHARPNESS if block.attention == "dot" else 1.0
             block.query.weight.copy_(sharpness * block.key.weight)
         # Sums over the skips would drive tanh to its ends.
         self.reconstruct.image.weight.mul_(0.03)
