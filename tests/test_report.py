@@ -216,6 +216,20 @@ def test_repeated_jobs_add_up(tmp_path):
     assert (job.rule, job.name, job.seconds, job.cpu_seconds, job.memory_mb) == ("train_method", "d.m", 4.0, 3.0, 9.0)
 
 
+def test_what_a_job_used_is_what_its_log_says(tmp_path):
+    for name, text in (
+        ("benchmarks/measure_cases/d.m.jsonl", '{"s": 2.5, "cpu_time": 0.1, "max_rss": 5.0}\n'),
+        (
+            "logs/measure_cases/d.m.log",
+            "I modalign.cli: used 2.25 s of processor time, 480 MB in the largest process\n",
+        ),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    (job,) = provenance.jobs(tmp_path)
+    assert (job.seconds, job.cpu_seconds, job.memory_mb) == (2.5, 2.25, 480.0)
+
+
 def test_same_results_same_page(results, page):
     assert write_report(results).read_text() == page
 

@@ -1,8 +1,10 @@
-"""How much memory a job took."""
+"""How much memory and processor time a job took."""
 
 import resource
 import sys
 from typing import Any
+
+from modalign.preloaded import imported
 
 
 def peak_memory_mb(device: str = "cpu") -> float:
@@ -34,7 +36,7 @@ def gpu_memory_mb(device: str) -> float | None:
 
 def _torch_with_gpu() -> Any:
     # Only a method that has imported torch can have used it.
-    torch = sys.modules.get("torch")
+    torch = sys.modules["torch"] if imported("torch") else None
     return torch if torch is not None and torch.cuda.is_available() else None
 
 
@@ -60,3 +62,14 @@ def total_memory_mb() -> float:
 def _resident_mb(who: int) -> float:
     peak = resource.getrusage(who).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def largest_process_mb() -> float:
+    """Peak resident memory in MB of this process or of a child that it has waited for, whichever had more."""
+    return max(_resident_mb(resource.RUSAGE_SELF), peak_memory_of_children_mb())
+
+
+def processor_seconds() -> float:
+    """Seconds of processor time, user and system, of this process and of the children that it has waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)

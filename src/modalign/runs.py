@@ -6,7 +6,6 @@ the benchmark goes on; a job that was killed from outside leaves no status, so t
 
 import logging
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from modalign.errors import ModalignError, WriteError
 from modalign.files import check_writable, read_json, write_json
 from modalign.memory import gpu_memory_mb, reset_gpu_peak
 from modalign.methods import Context, Method, method_class
+from modalign.preloaded import imported
 from modalign.spatial.fields import write_itk_field
 from modalign.supervise import Outcome, supervised
 from modalign.volumes import write_volume
@@ -236,7 +236,7 @@ def imported_packages() -> dict[str, str]:
     """Versions of the packages of :data:`PACKAGES` that this process has imported, by their names in PyPI."""
     found = {}
     for module, package in PACKAGES.items():
-        if module in sys.modules:
+        if imported(module):
             try:
                 found[package] = version(package)
             except PackageNotFoundError:

@@ -15,6 +15,7 @@ from modalign.devices import has_gpu
 from modalign.errors import ModalignError
 from modalign.papers import tables
 from modalign.plan import make_plan, missing_sources
+from modalign.preloaded import ADDRESS, JOB_ENVIRONMENT
 from modalign.report.page_plan import describe_plan
 from modalign.report.paper_figures import figures_of, paper_figure
 
@@ -34,13 +35,12 @@ except ModalignError as error:
 if absent:
     raise WorkflowError("\n\n".join(absent))
 
-# Environments of conda don't inherit PYTHONPATH. Libraries get one thread each: jobs run beside each other, and the
-# number of threads would change the last digits. The memory allocator of Linux keeps tensors beyond 32 MB
-# instead of giving them back to the kernel, which would zero them anew at every step of a training on the CPU.
+# Environments of conda don't inherit PYTHONPATH. Jobs on a cluster get their resources from it: a launcher on this
+# machine must not take them.
+variables = JOB_ENVIRONMENT | {"PYTHONPATH": str(ROOT / "src")}
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(ROOT / 'src'))} OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg "
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TRIM_THRESHOLD_=16000000000 "
-    "MALLOC_TOP_PAD_=67108864; "
+    f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; "
+    + f"unset {ADDRESS}; " * workflow.non_local_exec
 )
 
 

@@ -6,8 +6,11 @@ import sys
 from modalign.cli import data, jobs, results, scans, tuning
 from modalign.cli.app import app
 from modalign.errors import ModalignError
+from modalign.memory import largest_process_mb, processor_seconds
 
-__all__ = ["app", "data", "jobs", "main", "results", "scans", "tuning"]
+__all__ = ["app", "data", "jobs", "main", "results", "run_job", "scans", "tuning"]
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -19,3 +22,15 @@ def main() -> None:
         app()
     except ModalignError as error:
         sys.exit(f"error: {error}")
+
+
+USED = "used %.2f s of processor time, %.0f MB in the largest process"
+"""What the log of a job says at its end."""
+
+
+def run_job() -> None:
+    """Run the command line as a job of the workflow, which logs what it has used."""
+    try:
+        main()
+    finally:
+        log.info(USED, processor_seconds(), largest_process_mb())

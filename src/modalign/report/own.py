@@ -13,7 +13,8 @@ COSTS: dict[str, tuple[str, int, str]] = {
         "Memory (MB)",
         0,
         "Memory: peak of the job that aligned the cases one after another, one value per seed: its process with all "
-        "libraries, and the largest program that it started.",
+        "libraries, and the largest program that it started. Jobs of `make` are forks of a process that has loaded "
+        "everything, which adds what a method doesn't need.",
     ),
     "gpu_memory_mb": ("GPU memory (MB)", 0, "GPU memory: peak of what the method had allocated, per case."),
 }

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -55,24 +56,31 @@ def versions_of_runs(results: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def jobs(results: Path) -> list[Job]:
-    """What Snakemake measured of every job; a job that was repeated counts with the sum of its time.
+    """What every job took; one that was repeated counts with the sum of its time.
 
-    Lines that Snakemake couldn't measure (jobs shorter than its sampling) count as no memory.
+    Wall time is Snakemake's. Processor time and memory are what the job's log says at its end; Snakemake's samples,
+    which miss short jobs and forks of a launcher, stand in for logs that are gone.
     """
     found = []
     for path in sorted(results.glob("benchmarks/*/*.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if lines:
-            found.append(
-                Job(
-                    path.parent.name,
-                    path.name.removesuffix(".jsonl"),
-                    sum(_number(line, "s") for line in lines),
-                    sum(_number(line, "cpu_time") for line in lines),
-                    max(_number(line, "max_rss") for line in lines),
-                )
+            rule, name = path.parent.name, path.name.removesuffix(".jsonl")
+            cpu, memory = _used(results / "logs" / rule / f"{name}.log") or (
+                sum(_number(line, "cpu_time") for line in lines),
+                max(_number(line, "max_rss") for line in lines),
             )
+            found.append(Job(rule, name, sum(_number(line, "s") for line in lines), cpu, memory))
     return found
+
+
+def _used(log: Path) -> tuple[float, float] | None:
+    """Seconds of processor time and MB of memory that a job's log names."""
+    if not log.exists():
+        return None
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = re.search(r"used ([\d.]+) s of processor time, ([\d.]+) MB", text)
+    return (float(said[1]), float(said[2])) if said else None
 
 
 def _number(line: Mapping[str, Any], key: str) -> float:
