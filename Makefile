@@ -7,7 +7,7 @@ STAMP := .venv/.synced
 SNAKEMAKE := $(BIN)/python -m modalign.preload $(BIN)/snakemake --cores all
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/src
-# Hundreds of short jobs import large packages: compile them once.
+# Large packages are compiled when they are first imported; keep that.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test smoke lint format bench lock clean
@@ -50,7 +50,7 @@ clean:
 
 $(STAMP): requirements.lock .tools/uv
 	test -x $(BIN)/python || .tools/uv venv --quiet --no-python-downloads --python $(PYTHON) .venv
-	.tools/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	.tools/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	.tools/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
 	touch $@
 

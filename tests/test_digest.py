@@ -24,7 +24,7 @@ def package(tmp_path, monkeypatch):
 
 
 def _forget():
-    for cached in (digest.code_digest, digest._tree, digest._fingerprint, digest._imports):
+    for cached in (digest.code_digest, digest._read):
         cached.cache_clear()
 
 

@@ -67,6 +67,16 @@ def test_what_only_a_validation_table_shows_is_run_on_the_validation_split_alone
     assert plan.splits(("goldatlas-ct-mr", "identity")) == ["test"]
 
 
+def test_a_figure_of_segmentations_is_drawn_where_images_are_segmented(config):
+    plan = make_plan(config)
+    (figure,) = (figure for figure in plan.figures("rbg", plan.cells) if figure.segmented)
+    assert all(plan.is_segmented(cell) for cell in figure.cells)
+    config["datasets"]["synthrad2023-mr-ct-pelvis"]["segment"] = False
+    plan = make_plan(config)
+    assert not [figure for figure in plan.figures("rbg", plan.cells) if figure.segmented]
+    assert not any(plan.is_segmented(cell) for cell in figure.cells)
+
+
 def test_a_dimension_that_is_left_open_follows_the_data_set(config):
     plan = make_plan(config)
     dimension = {d: plan.spec(d, "identity", str)["dimension"] for d in ("hanseg-ct-to-mr-2d", "hanseg-ct-to-mr-3d")}
@@ -140,6 +150,11 @@ def _set(*path):
         (_set("datasets", "goldatlas-ct-mr", "reader", "gold"), r"no reader 'gold'"),
         (_set("datasets", "goldatlas-ct-mr", "recipe", "cao"), r"no recipe 'cao'.*cao-pelvis"),
         (_set("datasets", "goldatlas-ct-mr", "measures", ["dise"]), r"no measure 'dise'"),
+        (
+            _set("datasets", "goldatlas-ct-mr", "measure_options", {"dice": {"regoin": "mask"}}),
+            r"datasets: goldatlas-ct-mr: measure_options: measure dice has no option 'regoin'; its options are: inter",
+        ),
+        (_set("measure_options", {"dise": {}}), r"measure_options: there is no measure 'dise'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(config, change, message):

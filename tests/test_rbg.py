@@ -158,6 +158,7 @@ def test_training_again_gives_the_same_weights_of_every_stage(slices, tmp_path):
         ({"practice_every": 2, "steps": 2}, {"practice", "contextual", "patch_nce", "gan", "discriminator"}),
         ({"nce_weight": 0, "mind_weight": 1}, {"contextual", "mind", "gan", "discriminator"}),
         ({"contextual_weight": 0, "gan_weight": 0}, {"patch_nce"}),
+        ({"contextual_weight": 0, "gan_weight": 0, "nce_features": "extractors"}, {"patch_nce"}),
         ({"contextual_weight": 0, "l1_weight": 1}, {"patch_nce", "l1", "gan", "discriminator"}),
     ],
 )
@@ -254,6 +255,8 @@ def test_volumes_are_refined_as_volumes(tmp_path):
     assert np.isfinite(method.align(cases[0]).image.data).all()
     volume = torch.rand(2, 1, 4, 5, 3)
     torch.testing.assert_close(as_slices(volume)[4], volume[1, ..., 1])
+    through_itself = {"steps": 1, "warm_up": 0, "cool_down": 0, "crop": (12, 12, 8), "nce_features": "extractors"}
+    Rbg({"preset": "small", **through_itself}, 3, context(tmp_path / "other", dimension=3)).train(store)
 
 
 def test_a_share_of_the_training_cases(slices, tmp_path):

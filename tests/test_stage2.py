@@ -30,6 +30,18 @@ def test_any_size_gives_an_image_and_reaches_every_weight(shape):
     )
 
 
+def test_output_and_input_can_be_compared_through_the_extractors():
+    """PatchNCE through FE1 and FE2: the query has a gradient, the key has none."""
+    network = Stage2(window=3)
+    fixed, initial, reference = torch.rand(3, 1, 1, 12, 16) * 2 - 1
+    made, query, key = network(fixed, initial, reference, compare=True)
+    torch.testing.assert_close(made, network(fixed, initial, reference))
+    torch.testing.assert_close(query, network.extract_reference(made))
+    torch.testing.assert_close(key, network.extract_images(torch.cat([fixed, initial], 1)))
+    assert all(features.requires_grad for features in query)
+    assert not any(features.requires_grad for features in key)
+
+
 def test_each_scale_gets_the_field_in_its_own_voxels(monkeypatch):
     network = Stage2(4, window=1)
     seen = []

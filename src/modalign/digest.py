@@ -27,8 +27,8 @@ def code_digest(*entries: str) -> str:
         if name in modules or name in NO_EFFECT:
             continue
         modules.add(name)
-        waiting.extend(_imports(name))
-    text = "".join(f"{name}={_fingerprint(name)};" for name in sorted(modules))
+        waiting.extend(_read(name)[1])
+    text = "".join(f"{name}={_read(name)[0]};" for name in sorted(modules))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -49,32 +49,21 @@ def _path(module: str) -> Path | None:
 
 
 @lru_cache
-def _tree(module: str) -> ast.Module:
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """A module's fingerprint, and the modules of this package that it imports."""
     path = _path(module)
-    return ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([], [])
-
-
-@lru_cache
-def _fingerprint(module: str) -> str:
-    tree = ast.parse(ast.unparse(_tree(module)))
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([], [])
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [n for n in node.body if not _is_text(n)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "modalign":
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "modalign"]
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return digest, tuple(name for name in found if _path(name))
 
 
 def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-@lru_cache
-def _imports(module: str) -> tuple[str, ...]:
-    found: list[str] = []
-    for node in ast.walk(_tree(module)):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "modalign":
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "modalign"]
-        found.extend(name for name in names if _path(name))
-    return tuple(found)

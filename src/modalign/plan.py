@@ -3,13 +3,15 @@
 The JSON schema checks the shape of a configuration; this module checks its meaning, before anything runs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from modalign import papers as paper_tables
 from modalign.errors import ConfigError
+from modalign.report.paper_figures import PaperFigure, figures_of
 from modalign.tuning_plan import Tuning, make_tuning
 from modalign.variants import Variant, check_dimensions, check_needs, dimensions_on, read_variant
 
@@ -116,39 +118,75 @@ class Plan:
         datasets = {column.dataset for _, _, column in table.cells()}
         return sorted({name for dataset in datasets for name in self.extra_methods.get(dataset, ())})
 
+    def trainings_from(self, dataset: str, variant: str) -> int:
+        """How many trainings have to follow one another on a data set, beginning with that of a variant."""
+        return self._training_chains[dataset, variant]
+
+    def trainings_on(self, dataset: str) -> int:
+        """How many trainings have to follow one another on a data set."""
+        return max((length for (on, _), length in self._training_chains.items() if on == dataset), default=0)
+
+    @cached_property
+    def _training_chains(self) -> Mapping[Cell, int]:
+        trained = {cell for cell in self.reachable if self.variants[cell[1]].trained}
+        trained |= {(dataset, name) for dataset, variant in trained for name in self.trained_needs(variant)}
+        found: dict[Cell, int] = {}
+
+        def length(dataset: str, variant: str) -> int:
+            if (dataset, variant) not in found:
+                needing = [name for name in self.variants if variant in self.variants[name].needs.values()]
+                lengths = (length(dataset, name) for name in needing if (dataset, name) in trained)
+                found[dataset, variant] = 1 + max(lengths, default=0)
+            return found[dataset, variant]
+
+        for cell in trained:
+            length(*cell)
+        return found
+
     def is_segmented(self, cell: Cell) -> bool:
-        """Whether a table of the run shows structures found in the aligned images of a cell."""
-        dataset, method = cell
-        if not self.datasets[dataset].get("segment", False):
-            return False
-        shown = [*self.tables, *self.on_demand]
-        return any(
-            column.dataset == dataset and row.variant(column) == method and column.metric.startswith("segmented_")
-            for paper, number in shown
-            for _, row, column in paper_tables.tables(paper)[number].cells()
-        )
+        """Whether a table or figure of the run shows structures found in the aligned images of a cell."""
+        return cell in self._segmented_cells
+
+    @cached_property
+    def _segmented_cells(self) -> frozenset[Cell]:
+        pictures = [figure for paper in self.papers for figure in self.figures(paper, self.reachable)]
+        found = {cell for figure in pictures if figure.segmented for cell in figure.cells}
+        for paper, number in (*self.tables, *self.on_demand):
+            for _, row, column in paper_tables.tables(paper)[number].cells():
+                variant = row.variant(column)
+                if column.metric.startswith("segmented_") and variant is not None:
+                    found.add((column.dataset, variant))
+        return frozenset(cell for cell in found if self.datasets.get(cell[0], {}).get("segment", False))
+
+    def figures(self, paper: str, cells: Collection[Cell]) -> list[PaperFigure]:
+        """The figures of a paper that can be drawn from some cells."""
+        return [
+            figure
+            for figure in figures_of(paper, cells)
+            if not figure.segmented or all(self.datasets[row.dataset].get("segment", False) for row in figure.rows)
+        ]
 
     def splits(self, cell: Cell) -> list[str]:
         """The splits of a cell that are aligned and measured: its tables', and test where methods are compared."""
         dataset, method = cell
         if method == self.datasets[dataset].get("pseudo_image"):
             return sorted(paper_tables.splits_for(dataset, self.papers) | {"test"})
-        return sorted(_splits_of_tables(cell, self.papers) | ({"test"} if cell in self.compared_cells else set()))
+        return sorted(self._table_splits.get(cell, set()) | ({"test"} if cell in self.compared_cells else set()))
 
-    @property
+    @cached_property
     def compared_cells(self) -> frozenset[Cell]:
         """The cells that are compared on the test split: not those of tables on the validation split alone."""
-        return frozenset(c for c in self.cells if _splits_of_tables(c, self.papers) != {"validation"})
+        return frozenset(cell for cell in self.cells if self._table_splits.get(cell) != {"validation"})
 
-
-def _splits_of_tables(cell: Cell, papers: Iterable[str]) -> set[str]:
-    return {
-        table.split
-        for paper in papers
-        for table in paper_tables.tables(paper).values()
-        for _, row, column in table.cells()
-        if (column.dataset, row.variant(column)) == cell
-    }
+    @cached_property
+    def _table_splits(self) -> Mapping[Cell, set[str]]:
+        """The splits of the tables that show a cell."""
+        found: dict[Cell, set[str]] = {}
+        for paper in self.papers:
+            for table in paper_tables.tables(paper).values():
+                for _, row, column in table.cells():
+                    found.setdefault((column.dataset, row.variant(column) or ""), set()).add(table.split)
+        return found
 
 
 def make_plan(config: Mapping[str, Any]) -> Plan:
@@ -191,6 +229,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     datasets = {name: all_datasets[name] for name in all_datasets if name in used}
     for name, entry in datasets.items():
         _check_dataset(name, entry)
+    _check_measure_options("measure_options", config.get("measure_options", {}))
     archives = {}
     for name, entry in datasets.items():
         if entry["archive"] not in config["archives"]:
@@ -259,8 +298,19 @@ def _check_dataset(name: str, entry: Mapping[str, Any]) -> None:
         resolve(entry["recipe"], entry.get("overrides", {}))
         for measure in entry.get("measures", ()):
             measure_by_name(measure)
+        _check_measure_options("measure_options", entry.get("measure_options", {}))
     except ConfigError as error:
         raise ConfigError(f"datasets: {name}: {error}") from error
+
+
+def _check_measure_options(where: str, options: Mapping[str, Mapping[str, Any]]) -> None:
+    from modalign.metrics import measure_by_name
+
+    for name, values in options.items():
+        try:
+            measure_by_name(name).resolve(values)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def missing_sources(plan: Plan, root: Path) -> list[str]:

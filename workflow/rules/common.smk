@@ -17,7 +17,7 @@ from modalign.papers import tables
 from modalign.plan import make_plan, missing_sources
 from modalign.preloaded import ADDRESS, JOB_ENVIRONMENT
 from modalign.report.page_plan import describe_plan
-from modalign.report.paper_figures import figures_of, paper_figure
+from modalign.report.paper_figures import paper_figure
 
 try:
     validate(config, "../schemas/config.schema.yaml")
@@ -221,10 +221,15 @@ def shown_runs(dataset):
 def shown_segmentations(dataset):
     """The label maps of the aligned images of a data set, each method's with its first seed."""
     return [
-        f"results/segmented/{dataset}/{method}/seed{PLAN.variants[method].seeds[0]}/segmented.json"
-        for _, method in dataset_cells(dataset)
-        if PLAN.is_segmented((dataset, method))
+        first_segmentation(*cell)
+        for cell in dataset_cells(dataset)
+        if PLAN.is_segmented(cell)
     ]
+
+
+def first_segmentation(dataset, method):
+    """The status file of a method's label maps with its first seed."""
+    return f"results/segmented/{dataset}/{method}/seed{PLAN.variants[method].seeds[0]}/segmented.json"
 
 
 def segmented_folders(files):

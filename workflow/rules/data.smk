@@ -5,6 +5,7 @@ rule make_phantom:
         "results/logs/make_phantom/{archive}.log",
     benchmark:
         "results/benchmarks/make_phantom/{archive}.jsonl"
+    priority: urgency_of_archive
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -63,6 +64,7 @@ rule index_cases:
         "results/logs/index_cases/{dataset}.log",
     benchmark:
         "results/benchmarks/index_cases/{dataset}.jsonl"
+    priority: urgency_of_dataset
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -95,6 +97,7 @@ rule prepare_cases:
         "results/logs/prepare_cases/{dataset}.log",
     benchmark:
         "results/benchmarks/prepare_cases/{dataset}.jsonl"
+    priority: urgency_of_dataset
     conda:
         "../../envs/core.yaml"
     threads: 1

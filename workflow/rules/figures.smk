@@ -7,6 +7,9 @@ rule make_paper_figure:
         ],
         metrics=lambda wildcards: metrics_of(sorted(figure_of(wildcards).cells)),
         stores=lambda wildcards: stores_of(figure_of(wildcards).cells),
+        segmented=lambda wildcards: segmentations_in(
+            figure_of(wildcards), figure_of(wildcards).rows
+        ),
     output:
         report(
             "results/papers/{paper}/figure_{figure}.png",

@@ -23,3 +23,17 @@ def archive_ready(wildcards):
         return f"results/archives/{source}/{name}/modalign-{source}.json"
     csv = csv_of(Path(source), *reader_of(wildcards))
     return str(csv) if csv else []
+
+
+def urgency_of_dataset(wildcards):
+    """Data come first, and among them those on which most trainings have to follow one another."""
+    return 100 + PLAN.trainings_on(wildcards.dataset)
+
+
+def urgency_of_archive(wildcards):
+    """That of the most urgent data set that is read from an archive."""
+    return 100 + max(
+        PLAN.trainings_on(name)
+        for name, entry in PLAN.datasets.items()
+        if entry["archive"] == wildcards.archive
+    )

@@ -8,6 +8,8 @@ rule train_method:
         "results/logs/train_method/{dataset}.{method}.seed{seed}.log",
     benchmark:
         "results/benchmarks/train_method/{dataset}.{method}.seed{seed}.jsonl"
+    # Long chains of trainings begin first, so that none is left over when all else is done.
+    priority: lambda wildcards: 10 * PLAN.trainings_from(wildcards.dataset, wildcards.method)
     retries: 2
     conda:
         "../../envs/torch.yaml"

@@ -100,7 +100,11 @@ def paper_figure(
     from modalign.report.paper_figures import RowFiles, make_paper_figure
 
     files = [
-        RowFiles(Path(row["store"]), Path(row["index"]), *(tuple(map(Path, row[k])) for k in ("aligned", "metrics")))
+        RowFiles(
+            Path(row["store"]),
+            Path(row["index"]),
+            *(tuple(map(Path, row.get(part, ()))) for part in ("aligned", "metrics", "segmented")),
+        )
         for row in parse_json(rows, "--rows")
     ]
     make_paper_figure(paper, number, files, out, seed=seed)

@@ -137,6 +137,7 @@ class Stage2Method(TrainedMethod):
 
     def _networks(self) -> "dict[str, nn.Module]":
         from modalign.networks.gan import PatchDiscriminator
+        from modalign.networks.stage2 import SCALES
         from modalign.networks.vgg import layer_channels
         from modalign.similarity.patch_nce import PatchSampler
 
@@ -144,6 +145,8 @@ class Stage2Method(TrainedMethod):
         networks: dict[str, nn.Module] = {"stage2": self._network()}
         if options.nce_weight > 0:
             channels = layer_channels(options.nce_layers, options.vgg_width)
+            if options.nce_features == "extractors":
+                channels = [options.channels] * SCALES
             networks["sampler"] = PatchSampler(channels, options.nce_width, shared=len(set(channels)) == 1)
         if options.gan_weight > 0:
             width, layers = options.discriminator_channels, options.discriminator_layers

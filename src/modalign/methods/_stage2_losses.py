@@ -40,7 +40,8 @@ class Stage2Losses:
         self.warm_up_steps = int(options.warm_up * steps)
         self.cool_down_from = steps - int(options.cool_down * steps)
         self.contextual_layers = options.contextual_layers if options.contextual_weight > 0 else ()
-        self.nce_layers = options.nce_layers if options.nce_weight > 0 else ()
+        through_vgg = options.nce_weight > 0 and options.nce_features == "vgg19"
+        self.nce_layers = options.nce_layers if through_vgg else ()
         self.layers = tuple(dict.fromkeys((*self.contextual_layers, *self.nce_layers)))
         self.vgg = vgg19(self.layers, options.vgg19, seed, options.vgg_width).to(device) if self.layers else None
 
@@ -54,14 +55,19 @@ class Stage2Losses:
             yield ("stage2",), self._practice(networks, images, step)
             return
         field = torch.cat([batch[f"field_{axis}"] for axis in AXES[: images["fixed"].ndim - 2]], 1)
-        made = networks["stage2"](images["fixed"], images["initial"], images["moving"], field)
-        made, images = as_slices(made), {role: as_slices(x) for role, x in images.items()}
-        terms = self._terms(networks, made, images, step)
         options = self.options
+        inputs = (images["fixed"], images["initial"], images["moving"], field)
+        if options.nce_weight > 0 and options.nce_features == "extractors":
+            made, query, key = networks["stage2"](*inputs, compare=True)
+            own = {"patch_nce": self._patch_nce(networks, query, key, step)}
+        else:
+            made, own = networks["stage2"](*inputs), {}
+        made, images = as_slices(made), {role: as_slices(x) for role, x in images.items()}
+        terms = self._terms(networks, made, images, step) | own
         if options.gan_weight > 0:
             with frozen(networks["discriminator"]):
                 terms["gan"] = options.gan_weight * lsgan_generator(networks["discriminator"](made))
-        yield ("stage2", *(["sampler"] if self.nce_layers else [])), terms
+        yield ("stage2", *(["sampler"] if options.nce_weight > 0 else [])), terms
         if options.gan_weight > 0:
             real, fake = (networks["discriminator"](x) for x in (images["moving"], made.detach()))
             yield ("discriminator",), {"discriminator": lsgan_discriminator(real, fake)}
@@ -93,16 +99,18 @@ class Stage2Losses:
             with torch.no_grad():
                 key = self._features(fixed if options.nce_key == "input" else images["initial"], self.nce_layers)
             query = [of_made[layer] for layer in self.nce_layers]
-            random = torch_random("cpu", self.seed, *self.purpose, "places", str(step))
-            nce = patch_nce_of_maps(
-                networks["sampler"], query, list(key.values()), random, options.places, options.temperature
-            )
-            terms["patch_nce"] = options.nce_weight * nce
+            terms["patch_nce"] = self._patch_nce(networks, query, list(key.values()), step)
         if options.l1_weight > 0:
             terms["l1"] = options.l1_weight * (made - moving).abs().mean()
         if options.mind_weight > 0:
             terms["mind"] = options.mind_weight * mind_loss(fixed, made)
         return terms
+
+    def _patch_nce(self, networks: Networks, query: list[Tensor], key: list[Tensor], step: int) -> Tensor:
+        options = self.options
+        random = torch_random("cpu", self.seed, *self.purpose, "places", str(step))
+        found = patch_nce_of_maps(networks["sampler"], query, key, random, options.places, options.temperature)
+        return options.nce_weight * found
 
     def _features(self, images: Tensor, layers: tuple[str, ...]) -> Mapping[str, Tensor]:
         if self.vgg is None or not layers:

@@ -72,6 +72,11 @@ class Stage2Options(GenerationOptions):
     )
     contextual_weight: float = Field(1.0, ge=0, description="weight of the contextual loss")
     nce_weight: float = Field(0.1, ge=0, description="weight of PatchNCE")
+    nce_features: Literal["vgg19", "extractors"] = Field(
+        "vgg19",
+        description="what PatchNCE looks through: VGG-19 (text and code), or the network's own extractors, FE2 for the "
+        "output and FE1 for input and first output (which RbG's text names, and says that it didn't converge)",
+    )
     nce_layers: tuple[VggLayer, ...] = Field(
         ("conv4_2", "conv5_4"), min_length=1, description="VGG-19 layers that PatchNCE compares"
     )

@@ -95,7 +95,14 @@ class Stage2(nn.Module):
         # Sums over the skips would drive tanh to its ends.
         self.reconstruct.image.weight.mul_(0.03)
 
-    def forward(self, fixed: Tensor, initial: Tensor, reference: Tensor, field: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        fixed: Tensor,
+        initial: Tensor,
+        reference: Tensor,
+        field: Tensor | None = None,
+        compare: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Tensor], list[Tensor]]:
         """The refined image, in the reference's contrast on the fixed image's anatomy.
 
         Args:
@@ -104,6 +111,8 @@ class Stage2(nn.Module):
             reference: the reference image y, (B, 1, *S), from -1 to 1.
             field: (B, nD, *S) in voxels, array axis order, from the fixed grid into the reference
                 (:func:`daca_field`); None is a zero field.
+            compare: also return what the extractor of the reference sees of the refined image, and what the other one
+                saw of the input and the first output, at each scale and the latter without gradient.
 
         Returns:
             (B, 1, *S), from -1 to 1.
@@ -117,7 +126,10 @@ class Stage2(nn.Module):
             for block, image, of_reference in zip(self.fuse, images, references, strict=True)
         ]
         image = self.output_gain * self.reconstruct(fused)
-        return image if self.training else image.clamp(-1, 1)
+        image = image if self.training else image.clamp(-1, 1)
+        if not compare:
+            return image
+        return image, self.extract_reference(image), [features.detach() for features in images]
 
 
 class FeatureExtractor(nn.Module):

@@ -5,6 +5,7 @@ which shows in the bones and in TV-z.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from modalign.report.figures_display import choose_window, show_slice
 from modalign.report.figures_style import COLOURS, FigureNote, figure, save_figure
 from modalign.report.figures_values import UNALIGNED, read_values
 from modalign.report.panels_scene import typical_cases
+from modalign.report.paper_figures import PaperFigure, RowFiles
 from modalign.segmentation import DONE
 from modalign.volumes import read_volume
 
@@ -28,6 +30,15 @@ WIDTH, GAP, HEAD, LINE = 1.9, 0.06, 0.3, 0.36
 BONES = ("hip_bones", "femurs", "sacrum")
 LIGHT = np.array([-0.4, -0.8, 0.5])
 """Where the light of the relief comes from, in R, A, S: from the front, the patient's left, and above."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the figure: what it is called, an image of the case, and the structures in it."""
+
+    text: str
+    image: np.ndarray
+    labels: np.ndarray
 
 
 def make_segmentations(
@@ -56,27 +67,58 @@ def make_segmentations(
     shown = sorted((run for run in runs if run[0] in found), key=lambda run: run[0] != UNALIGNED)
     if not shown:
         return None
-    case_store = CaseStore(store)
-    tested = case_store.ids(["test"])
+    methods = [(method, (labels or {}).get(method, method), folder, found[method]) for method, folder in shown]
+    return _draw(CaseStore(store), methods, metrics, out / "segmentation", "Structures in the aligned images")
+
+
+def make_segmentation_figure(
+    described: PaperFigure, rows: Sequence[RowFiles], stem: Path, *, seed: int = 0
+) -> FigureNote:
+    """Draw ``stem.{png,pdf}``, the same for the methods that a paper shows.
+
+    Args:
+        described: what the figure shows.
+        rows: where the results of its only row lie, label maps among them.
+        stem: path without suffix.
+        seed: nothing is drawn at random.
+
+    Raises:
+        DataError: the fixed scan has no labels, or an image can't be read.
+    """
+    (row,), (files,) = described.rows, rows
+    methods = [
+        (method, label, aligned, found)
+        for (method, label), aligned, found in zip(row.methods, files.aligned, files.segmented, strict=True)
+    ]
+    return _draw(CaseStore(files.store), methods, files.metrics, stem, described.title)
+
+
+def _draw(
+    store: CaseStore, methods: Sequence[tuple[str, str, Path, Path]], metrics: Sequence[Path], stem: Path, title: str
+) -> FigureNote:
+    """The figure of `methods`: variant, name, folder of the alignments, folder of the label maps."""
+    tested = store.ids(["test"])
     values = read_values(metrics, tested)
-    case = case_store.load(typical_cases(tested, values, 1)[0])
+    case = store.load(typical_cases(tested, values, 1)[0])
     if case.fixed_labels is None:
-        raise DataError(f"{store}: case {case.id} is segmented, but its fixed scan has no labels to compare with")
-    names = case_store.label_names
+        raise DataError(
+            f"{store.folder}: case {case.id} is segmented, but its fixed scan has no labels to compare with"
+        )
+    rows = [_Row("True contours, fixed scan", case.fixed.data, case.fixed_labels.data)]
+    for method, label, aligned, found in methods:
+        path = found / case.id / "labels.nii.gz"
+        if path.is_file():
+            text = f"{label}{_numbers(values.per_case, method, case.id)}"
+            image = read_volume(aligned / case.id / "image.nii.gz").data
+            rows.append(_Row(text, image, read_volume(path).data))
+    names = store.label_names
+    bones = [value for value, name in names.items() if name in BONES]
     z, y = _busiest(case.fixed_labels.data, 2), _busiest(case.fixed_labels.data, 1)
     size = np.array(case.grid.shape) * case.grid.spacing
     axial, coronal = WIDTH * size[1] / size[0], WIDTH * size[2] / size[0]
     height = LINE + max(axial, coronal)
-    rows: list[tuple[str, np.ndarray, np.ndarray]] = [
-        ("True contours, fixed scan", case.fixed.data, case.fixed_labels.data)
-    ]
-    for method, folder in shown:
-        path = found[method] / case.id / "labels.nii.gz"
-        if path.is_file():
-            text = f"{(labels or {}).get(method, method)}{_numbers(values.per_case, method, case.id)}"
-            rows.append((text, read_volume(folder / case.id / "image.nii.gz").data, read_volume(path).data))
-    with figure(3 * (WIDTH + GAP) + GAP, HEAD + height * len(rows)) as made:
-        total = HEAD + height * len(rows)
+    total, spacing, true = HEAD + height * len(rows), case.grid.spacing, case.fixed_labels.data
+    with figure(3 * (WIDTH + GAP) + GAP, total) as made:
 
         def axes_at(column: int, top: float, tall: float) -> "Axes":
             left = GAP + column * (WIDTH + GAP)
@@ -88,20 +130,18 @@ def make_segmentations(
         for column, heading in enumerate(("axial", "coronal", "bones from the front")):
             x = (GAP + column * (WIDTH + GAP) + WIDTH / 2) / made.get_figwidth()
             made.text(x, (total - 0.2) / total, heading, ha="center", fontsize=9, color="#555555")
-        for number, (text, image, found_labels) in enumerate(rows):
+        for number, row in enumerate(rows):
             top = total - HEAD - number * height
-            made.text(GAP / made.get_figwidth(), (top - 0.22) / total, text, fontsize=9.5)
+            made.text(GAP / made.get_figwidth(), (top - 0.22) / total, row.text, fontsize=9.5)
             source = case.fixed if number == 0 else case.moving
             window = choose_window(source.data, case.fixed_intensity if number == 0 else case.moving_intensity)
-            grey, body = window.grey(image), top - LINE
-            spacing = case.grid.spacing
-            true = case.fixed_labels.data
-            _overlay(axes_at(0, body, axial), grey[:, :, z], found_labels[:, :, z], true[:, :, z], spacing[[0, 1]])
-            _overlay(axes_at(1, body, coronal), grey[:, y], found_labels[:, y], true[:, y], spacing[[0, 2]])
-            bones = np.isin(found_labels, [value for value, name in names.items() if name in BONES])
-            show_slice(axes_at(2, body, coronal), relief(bones, spacing), spacing[[0, 2]])
-        save_figure(made, out / "segmentation")
-    return _note(case, case_store, found, z)
+            grey, body = window.grey(row.image), top - LINE
+            _overlay(axes_at(0, body, axial), grey[:, :, z], row.labels[:, :, z], true[:, :, z], spacing[[0, 1]])
+            _overlay(axes_at(1, body, coronal), grey[:, y], row.labels[:, y], true[:, y], spacing[[0, 2]])
+            solid = relief(np.isin(row.labels, bones), spacing)
+            show_slice(axes_at(2, body, coronal), solid, spacing[[0, 2]])
+        save_figure(made, stem)
+    return _note(case, store, methods[0][3], z, stem, title)
 
 
 def relief(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
@@ -157,12 +197,13 @@ def _numbers(values: Mapping[tuple[str, str], Mapping[str, float]], method: str,
     return "   " + ", ".join(parts) if parts else ""
 
 
-def _note(case: Case, store: CaseStore, found: Mapping[str, Path], z: int) -> FigureNote:
-    segmenter = read_json(next(iter(found.values())) / DONE)["segmenter"]
+def _note(case: Case, store: CaseStore, found: Path, z: int, stem: Path, title: str) -> FigureNote:
+    segmenter = read_json(found / DONE)["segmenter"]
     caption = (
         f"What {segmenter} finds in the aligned images of case {case.id} (coloured lines) beside the contours of the "
         f"fixed scan (white, dashed); axial slice {z + 1} of {case.grid.shape[2]}. On the right, the bones as a solid: "
-        "steps across slices are slices that don’t fit their neighbours. Dice is the mean over structures of this case."
+        "steps across slices are slices that don’t fit their neighbours. Dice is the mean over structures of this "
+        "case, TV-z the mean difference of neighbouring slices."
     )
     alt = f"Contours found in the aligned images of {store.dataset} and the bones in relief, one row per method"
-    return FigureNote("segmentation.png", "Structures in the aligned images", caption, alt, min_width=560)
+    return FigureNote(stem.with_suffix(".png").name, title, caption, alt, min_width=560)

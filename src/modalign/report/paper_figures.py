@@ -42,6 +42,7 @@ class PaperFigure:
         number: as printed.
         title: what it shows.
         rows: what it is drawn from.
+        segmented: it shows structures that a segmenter has found in the aligned images.
         function: ``module:function`` that draws it, from this description, the :class:`RowFiles` of its rows, the path
             without suffix and a seed, and returns a :class:`~modalign.report.figures_style.FigureNote`.
     """
@@ -51,6 +52,7 @@ class PaperFigure:
     title: str
     rows: tuple[FigureRow, ...]
     function: str = COMPARISON
+    segmented: bool = False
 
     @property
     def cells(self) -> frozenset[tuple[str, str]]:
@@ -67,12 +69,14 @@ class RowFiles:
         index: folder of the data set's index, by which the scans as they came are found.
         aligned: folder of the alignments of each method, in the order of the row.
         metrics: metrics files of the methods.
+        segmented: folder of the label maps of each method, in the order of the row; empty where the figure shows none.
     """
 
     store: Path
     index: Path
     aligned: tuple[Path, ...]
     metrics: tuple[Path, ...]
+    segmented: tuple[Path, ...] = ()
 
 
 _PELVIS, _BRAIN = "synthrad2023-mr-ct-pelvis", "synthrad2023-cbct-ct-brain"
@@ -84,6 +88,8 @@ _REGISTRATIONS = (
     ("gradicon-2d-munit", "GradICON 2D"),
 )
 _TRANSLATIONS = (("sc-cyclegan", "SC-CycleGAN"), ("unit", "UNIT"), ("munit", "MUNIT"), ("reggan", "RegGAN"))
+_SEGMENTED = (("identity", "CT before alignment"), ("voxelmorph-2d-munit", "VoxelMorph 2D"), ("munit", "MUNIT"))
+_SEGMENTATIONS = "modalign.report.figures_segmentation:make_segmentation_figure"
 _AT_GAS = (("munit", "MUNIT"), _RBG)
 _AT_METAL = (("reggan", "RegGAN"), _RBG)
 
@@ -108,6 +114,14 @@ FIGURES = (
             FigureRow(_PELVIS, _AT_GAS, "A typical case"),
             FigureRow(_PELVIS, _AT_GAS, "Most gas in the reference", "gas"),
         ),
+    ),
+    PaperFigure(
+        "rbg",
+        "6",
+        "Structures found in the aligned images",
+        (FigureRow(_PELVIS, (*_SEGMENTED, _RBG)),),
+        _SEGMENTATIONS,
+        segmented=True,
     ),
     PaperFigure(
         "rbg",
@@ -173,6 +187,14 @@ FIGURES = (
         "6",
         "Registration methods and RegistFormer",
         (FigureRow(_PELVIS, (*_REGISTRATIONS, _REGISTFORMER), measures=("nmi",)),),
+    ),
+    PaperFigure(
+        "registformer",
+        "7",
+        "Structures found in the aligned images",
+        (FigureRow(_PELVIS, (*_SEGMENTED, _REGISTFORMER)),),
+        _SEGMENTATIONS,
+        segmented=True,
     ),
     PaperFigure(
         "locor",
