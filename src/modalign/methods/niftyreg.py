@@ -51,6 +51,7 @@ class NiftyReg(Method):
         affine: bool = Field(
             True, description="run reg_aladin first; where it finds too few blocks to match, reg_f3d starts without"
         )
+        affine_iterations: int = Field(5, ge=1, description="of reg_aladin on its final level (-maxit)")
         use_masks: bool | None = Field(None, description="measure inside the masks of the case, where it has them")
         mask_affine: bool | None = Field(
             None, description="where masks are used, by reg_aladin as well; null = yes, or by reg_f3d alone (locor)"
@@ -97,6 +98,7 @@ class NiftyReg(Method):
             initial: list[str | Path] = []
             if options.affine:
                 output: list[str | Path] = ["-aff", folder / "affine.txt", "-res", folder / "affine.nii"]
+                output += ["-maxit", str(options.affine_iterations)]
                 try:
                     run([tools["reg_aladin"], *common, *for_affine, *output], threads)
                     initial = ["-aff", folder / "affine.txt"]
