@@ -13,6 +13,7 @@ from modalign.errors import ModalignError
 from modalign.instance.optimise import Pair, register
 from modalign.instance.presets import stages
 from modalign.instance.similarities import pair_similarity
+from modalign.methods import Context, method_class
 from modalign.methods.locor import Locor
 from modalign.volumes import Volume, axis_aligned
 
@@ -88,3 +89,22 @@ def test_a_sliver_of_fine_voxels_is_no_overlap(fixed, moving):
     with pytest.raises(ModalignError, match=r"drifted apart: \d\.\d % of the smaller one"):
         run(between(fixed, moving, 36.0))
     assert np.isfinite(run(between(fixed, moving, 20.0))).all()
+
+
+def test_corrfield_brings_scans_together_that_lie_apart():
+    """A turned pair, as it lies and with its moving scan 200 mm away: the same but for the way between the centres."""
+    case, body = contrast_pair(axis_aligned((32, 32, 24), (2.0, 2.0, 2.0)), largest_voxels=2.0)
+    turn, away = np.eye(4), np.eye(4)
+    turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    away[:3, 3] = (200, -30, 10)
+    fixed = Volume(case.fixed.data, turn @ case.fixed.affine)
+    near, far = (Case("pair", fixed, Volume(case.moving.data, m @ case.moving.affine)) for m in (turn, away @ turn))
+    method = method_class("corrfield")({"preset": "small"}, 3, Context())
+    here, there = method.align(near), method.align(far)
+    assert (here.notes["start"], there.notes["start"]) == ("world", "centre")
+    way = np.linalg.solve(near.fixed.affine[:3, :3], away[:3, 3])
+    np.testing.assert_allclose(
+        there.field - way[:, None, None, None], here.field, atol=5e-3
+    )  # float32 at a hundred voxels
+    np.testing.assert_allclose(there.image.data, here.image.data, atol=1e-3)
+    assert mean_error(here.field, case.true_field, body) < mean_error(0 * here.field, case.true_field, body)

@@ -1,5 +1,6 @@
 """The command line: ``modalign <verb>``. Every rule of the workflow calls one of these verbs."""
 
+import atexit
 import logging
 import sys
 
@@ -30,7 +31,5 @@ USED = "used %.2f s of processor time, %.0f MB in the largest process"
 
 def run_job() -> None:
     """Run the command line as a job of the workflow, which logs what it has used."""
-    try:
-        main()
-    finally:
-        log.info(USED, processor_seconds(), largest_process_mb())
+    atexit.register(lambda: log.info(USED, processor_seconds(), largest_process_mb()))
+    main()

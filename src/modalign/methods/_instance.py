@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from modalign.cases import Alignment, Case
 from modalign.instance.presets import STAGES
 from modalign.methods._registration import register_by, usable_mask
+from modalign.methods._start import START, Start, start_of
 from modalign.methods.base import Method, MethodOptions
 from modalign.seeds import derive_seed
 from modalign.volumes import Volume, apply_affine
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
     from modalign.instance.contract import PairSimilarity
     from modalign.instance.optimise import Pair
-
-
-LEAST_OVERLAP = 0.1
-"""Share of the smaller scan's box that has to lie in the other's for world coordinates to be trusted (`start: auto`). A
-scan of a part of the other's view lies in it entirely, and scans of two sessions by chance alone."""
 
 
 class InstanceOptions(MethodOptions):
@@ -63,11 +59,7 @@ class InstanceOptions(MethodOptions):
         gt=0,
         description="of Adam in the last stage, in control point distances; the stages before have 4, 4, 2, 2 times it",
     )
-    start: Literal["auto", "world", "centre"] = Field(
-        "auto",
-        description="where to start: as the scans lie in world coordinates, or with their centres on top of each "
-        "other; auto: world, unless less than a tenth of the smaller scan's box lies in the other's there",
-    )
+    start: Start = Field("auto", description=START)
     use_masks: bool = Field(True, description="look only inside the masks of the case, where it has any")
 
     @model_validator(mode="after")
@@ -129,7 +121,7 @@ class InstanceMethod(Method):
         planned = stages(options.schedule, options.affine_learning_rate, options.learning_rate, options.coarsest)
         rate = {} if self.network_rate is None else {"network_rate": getattr(options, self.network_rate)}
         total = sum(stage.iterations for stage in planned)
-        start, of_start = _start(case, options.start)
+        start, of_start = start_of(case, options.start)
         with (
             _workers(context.threads, context.device) as workers,
             progress_bar(total, 0, self.dimension == 3, label="registration") as show,
@@ -201,26 +193,3 @@ def _field(positions: np.ndarray, own: Volume, other: Volume, dimension: int) ->
         return np.concatenate([field, np.zeros_like(field[:1])])[..., None].astype(np.float32)
     moved = apply_affine(np.linalg.inv(own.affine) @ other.affine, positions.astype(float))
     return (moved - own.grid.indices()).astype(np.float32)
-
-
-def _start(case: Case, start: str) -> tuple[np.ndarray, str]:
-    """The affine in world coordinates, fixed to moving, from which to start, and whether it is `world` or `centre`."""
-    matrix = np.eye(4)
-    if start == "auto":
-        start = "world" if _overlap(case.fixed, case.moving) >= LEAST_OVERLAP else "centre"
-    if start == "centre":
-        centres = [(v.affine @ np.append((np.array(v.shape) - 1) / 2, 1))[:3] for v in (case.fixed, case.moving)]
-        matrix[:3, 3] = centres[1] - centres[0]
-    return matrix, start
-
-
-def _overlap(first: Volume, second: Volume, points: int = 16) -> float:
-    """The share of the smaller scan's box that lies in the other's, in world coordinates, by points all over each."""
-    shares = []
-    for one, other in ((first, second), (second, first)):
-        axes = [(np.arange(points) + 0.5) / points * n - 0.5 for n in one.shape]
-        voxels = apply_affine(np.linalg.inv(other.affine) @ one.affine, np.stack(np.meshgrid(*axes, indexing="ij")))
-        size = np.array(other.shape).reshape(3, 1, 1, 1)
-        shares.append(((voxels >= -0.5) & (voxels <= size - 0.5)).all(0).mean())
-    # What both show is one volume, and the larger share is that of the smaller scan.
-    return float(max(shares))

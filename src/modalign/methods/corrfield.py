@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from modalign.cases import Alignment, Case
 from modalign.methods._registration import register_by, torch_threads, usable_mask
+from modalign.methods._start import START, Start, started
 from modalign.methods.base import Method, MethodOptions, moving_on_fixed_grid
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class CorrField(Method):
         max_keypoints: int = Field(
             2000, ge=8, description="at most in a stage: the cubes grow until there are no more; the original has none"
         )
+        start: Start = Field("auto", description=START)
         use_masks: bool = Field(
             True,
             description="put keypoints inside the fixed mask alone, and look for them inside the moving one, where the "
@@ -122,7 +124,9 @@ class CorrField(Method):
     def _register(self, case: Case, progress: Callable[[int], None]) -> tuple[np.ndarray, dict[str, Any]]:
         from modalign.corrfield.register import Weights, corrfield
 
-        options = self.options
+        options, lacking, of_start = self.options, np.zeros(3), "world"
+        if self.dimension == 3:
+            case, lacking, of_start = started(case, options.start)
         case = moving_on_fixed_grid(case)
         masks = [usable_mask(mask, options.use_masks) for mask in (case.fixed_mask, case.moving_mask)]
         plane: Any = (slice(None), slice(None), 0) if self.dimension == 2 else ...
@@ -140,6 +144,7 @@ class CorrField(Method):
                 moving_mask,
                 progress,
             )
+        notes = {"keypoints_last_stage": counts[-1]}
         if self.dimension == 2:
-            field = np.concatenate([field, np.zeros_like(field[:1])])[..., None]
-        return field, {"keypoints_last_stage": counts[-1]}
+            return np.concatenate([field, np.zeros_like(field[:1])])[..., None], notes
+        return field + lacking[:, None, None, None], notes | {"start": of_start}
