@@ -103,8 +103,7 @@ def test_corrfield_brings_scans_together_that_lie_apart():
     here, there = method.align(near), method.align(far)
     assert (here.notes["start"], there.notes["start"]) == ("world", "centre")
     way = np.linalg.solve(near.fixed.affine[:3, :3], away[:3, 3])
-    np.testing.assert_allclose(
-        there.field - way[:, None, None, None], here.field, atol=5e-3
-    )  # float32 at a hundred voxels
-    np.testing.assert_allclose(there.image.data, here.image.data, atol=1e-3)
+    # float32, at a hundred voxels and at a hundred units of intensity
+    np.testing.assert_allclose(there.field - way[:, None, None, None], here.field, atol=1e-3)
+    np.testing.assert_allclose(there.image.data, here.image.data, atol=1e-2)
     assert mean_error(here.field, case.true_field, body) < mean_error(0 * here.field, case.true_field, body)
