@@ -12,7 +12,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     # A small MUNIT makes out less of the input's structures than the input itself shows.
     "small": {
         "shift_voxels": 0,
-        "steps": 260,
+        "steps": 400,
         "warm_up": 0.5,
         "cool_down": 0.06,
         "practice_every": 3,
