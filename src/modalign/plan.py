@@ -120,7 +120,7 @@ class Plan:
 
     def trainings_from(self, dataset: str, variant: str) -> int:
         """How many trainings have to follow one another on a data set, beginning with that of a variant."""
-        return self._training_chains[dataset, variant]
+        return self._training_chains.get((dataset, variant), 1)  # one that only tuning asks for is in no cell
 
     def trainings_on(self, dataset: str) -> int:
         """How many trainings have to follow one another on a data set."""
