@@ -82,7 +82,7 @@ def _nmi_of_all_weights(fixed: Tensor, warped: Tensor) -> Tensor:
 
 def _ratio_of_all_weights(fixed: Tensor, warped: Tensor) -> Tensor:
     """The unexplained share of the variance, with an array of 32 bins times voxels."""
-    weights = _polynomial_windows(warped).flatten(1)
+    weights = _polynomial_windows(warped).flatten(2)[0]
     values = fixed.flatten()
     count, first = weights.sum(1), weights @ values
     within = values.square().sum() - (first.square() / count.clamp(min=1e-12)).sum()

@@ -29,8 +29,8 @@ def races() -> list[Race]:
 
     def ours() -> list[float]:
         pair = Pair(case, image.data, None, NAMES)
-        hd95 = measure_hd95(pair, "nearest", "grid", per_slice=False, directions="max")
-        asd = measure_asd(pair, "nearest", "grid", per_slice=False)
+        hd95 = measure_hd95(pair, "nearest", "grid", per_slice=False, directions="max", missing="drop")
+        asd = measure_asd(pair, "nearest", "grid", per_slice=False, missing="drop")
         return [v.value for v in (*hd95, *asd)]
 
     def theirs() -> list[float]:
