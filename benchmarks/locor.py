@@ -33,7 +33,7 @@ def races() -> list[Race]:
         gradient = torch.autograd.grad(loss, source)[0]
         return [loss.detach(), gradient / gradient.abs().max()]
 
-    # Degree 2 of two channels: six functions. Degree 3 is what the paper names for one channel.
+    # Degree 2 of two channels: six functions.
     polynomials = PolynomialBasis(2, 2)
     peer = "the formula with strided convolutions and `torch.linalg.solve`"
     return [

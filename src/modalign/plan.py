@@ -11,6 +11,7 @@ from typing import Any
 
 from modalign import papers as paper_tables
 from modalign.errors import ConfigError
+from modalign.plan_checks import check_dataset, check_measure_options
 from modalign.report.paper_figures import PaperFigure, figures_of
 from modalign.tuning_plan import Tuning, make_tuning
 from modalign.variants import Variant, check_dimensions, check_needs, dimensions_on, read_variant
@@ -228,8 +229,8 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         check_dimensions(dataset, all_datasets, variants[variant_name])
     datasets = {name: all_datasets[name] for name in all_datasets if name in used}
     for name, entry in datasets.items():
-        _check_dataset(name, entry)
-    _check_measure_options("measure_options", config.get("measure_options", {}))
+        check_dataset(name, entry)
+    check_measure_options("measure_options", config.get("measure_options", {}))
     archives = {}
     for name, entry in datasets.items():
         if entry["archive"] not in config["archives"]:
@@ -285,32 +286,6 @@ def _extra_methods(config: Mapping[str, Any], variants: Mapping[str, Variant]) -
 
 def _fits(name: str, entry: Mapping[str, Any], variants: Mapping[str, Variant]) -> bool:
     return name not in variants or bool(dimensions_on(variants[name], entry))
-
-
-def _check_dataset(name: str, entry: Mapping[str, Any]) -> None:
-    """Whether reader, recipe and measures of a data set exist and understand their options."""
-    from modalign.datasets import reader
-    from modalign.metrics import measure_by_name
-    from modalign.preprocess.overrides import resolve
-
-    try:
-        reader(entry["reader"]).parse(entry.get("options", {}))
-        resolve(entry["recipe"], entry.get("overrides", {}))
-        for measure in entry.get("measures", ()):
-            measure_by_name(measure)
-        _check_measure_options("measure_options", entry.get("measure_options", {}))
-    except ConfigError as error:
-        raise ConfigError(f"datasets: {name}: {error}") from error
-
-
-def _check_measure_options(where: str, options: Mapping[str, Mapping[str, Any]]) -> None:
-    from modalign.metrics import measure_by_name
-
-    for name, values in options.items():
-        try:
-            measure_by_name(name).resolve(values)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
 
 
 def missing_sources(plan: Plan, root: Path) -> list[str]:
