@@ -65,7 +65,8 @@ class SyN(Method):
         preset: Literal["rbg", "locor", "cao"] = Field(
             "rbg",
             description="rbg: antspyx's SyN after scaling to percentiles 1-99; locor: the arguments used for the "
-            "comparison in the Locor paper; cao: antspyx's SyN as it is, because that paper names MI and no setting",
+            "comparison in the Locor paper; cao: antspyx's SyN, because that paper names MI and no setting, "
+            "with intensities from 0",
         )
         step: float | None = Field(None, gt=0, description="gradient step of SyN, in voxels")
         rigid_step: float | None = Field(
@@ -117,6 +118,8 @@ class SyN(Method):
         fixed, moving = case.fixed, case.moving
         if (percent := _NORMALISED_PERCENT.get(options.preset)) is not None:
             fixed, moving = (v.like(_by_percentiles(v.data, percent)) for v in (fixed, moving))
+        else:
+            fixed, moving = (v.like(_from_zero(v.data)) for v in (fixed, moving))
         volumes = {
             "FIXED": fixed,
             "MOVING": moving,
@@ -190,3 +193,8 @@ def _by_percentiles(data: np.ndarray, percent: float) -> np.ndarray:
     if high <= low:
         low, high = data.min(), data.max()
     return np.clip((data.astype(np.float32) - low) / (high - low), 0, 1)
+
+
+def _from_zero(data: np.ndarray) -> np.ndarray:
+    """Without negative intensities, which would be negative masses where ANTs starts from the centres of mass."""
+    return data - min(float(data.min()), 0.0)
