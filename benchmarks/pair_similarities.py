@@ -11,7 +11,7 @@ from modalign.similarity.correlation_ratio import correlation_ratio, region_weig
 from modalign.similarity.mind import mind
 from modalign.similarity.mutual_information import histogram_information
 from modalign.similarity.ncc import masked_local_ncc
-from modalign.similarity.parzen import gaussian_weights, joint_histogram
+from modalign.similarity.parzen import joint_histogram
 
 SHAPE = (64, 64, 64)
 BINS, STRIDE = 32, 4
@@ -74,7 +74,9 @@ def races() -> list[Race]:
 
 def _nmi_of_all_weights(fixed: Tensor, warped: Tensor) -> Tensor:
     """Minus (H(a) + H(b)) / H(a, b), with an array of 23 bins times voxels for each image."""
-    weights = [gaussian_weights(image.flatten(), 23, 0.5) for image in (fixed, warped)]
+    centres = torch.arange(23, dtype=fixed.dtype)[:, None]
+    positions = [image.flatten().clamp(0, 1) * 22 for image in (fixed, warped)]
+    weights = [torch.softmax(-2 * (position - centres).square(), 0) for position in positions]
     joint = weights[0] @ weights[1].T / fixed.numel()
     apart = sum(-(p * (p + 1e-7).log()).sum() for p in (joint.sum(0), joint.sum(1)))
     return -(apart + 1e-6) / (-(joint * (joint + 1e-7).log()).sum() + 1e-6)

@@ -1,11 +1,13 @@
 """What the tests share: few threads, the folder of real scans, small volumes."""
 
 import os
-
-for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 from pathlib import Path
+
+from modalign.preloaded import JOB_ENVIRONMENT
+
+# One thread each, as jobs have it; where `make test` runs a launcher, the commands that tests start can then be forks.
+for _variable, _value in JOB_ENVIRONMENT.items():
+    os.environ.setdefault(_variable, _value)
 
 # Tests start the command line as a program of its own.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
