@@ -20,7 +20,7 @@ demo: $(STAMP)  ## the default run: all tables and figures on built-in phantoms
 	@echo "The report is at $(CURDIR)/results/report.html"
 
 test: $(STAMP)  ## the test suite
-	$(BIN)/python -m modalign.preload $(BIN)/python -m pytest -n 2
+	$(BIN)/python -m modalign.preload $(BIN)/python -m pytest -n 2 --dist worksteal
 
 smoke: $(STAMP)  ## the whole workflow, tiny
 	$(SNAKEMAKE) --directory results/smoke --configfile config.yaml config/smoke.yaml --quiet progress
