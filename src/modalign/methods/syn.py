@@ -111,7 +111,7 @@ class SyN(Method):
         return register_by(case, self.dimension, self._register)
 
     def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
-        from modalign.spatial.ants import ants_registration, to_ants
+        from modalign.spatial.ants import ants_registration
 
         options = self.options
         threads = 1 if options.deterministic else self.context.threads
@@ -120,20 +120,16 @@ class SyN(Method):
             fixed, moving = (v.like(_by_percentiles(v.data, percent)) for v in (fixed, moving))
         else:
             fixed, moving = (v.like(_from_zero(v.data)) for v in (fixed, moving))
-        volumes = {
+        given = {
             "FIXED": fixed,
             "MOVING": moving,
             "FIXED_MASK": usable_mask(case.fixed_mask, bool(options.use_masks)),
             "MOVING_MASK": usable_mask(case.moving_mask, bool(options.use_masks)),
         }
-        images = {
-            name: to_ants(volume, self.dimension, threads, is_mask=name.endswith("MASK"))
-            for name, volume in volumes.items()
-            if volume is not None
-        }
-        stages = self._stages(set(images), shortest=min(case.fixed.shape[: self.dimension]))
+        volumes = {name: volume for name, volume in given.items() if volume is not None}
+        stages = self._stages(set(volumes), shortest=min(case.fixed.shape[: self.dimension]))
         seed = derive_seed(self.context.seed, case.dataset, case.id, "syn")
-        field, _ = ants_registration(images, stages, case.grid, seed, threads)
+        field, _ = ants_registration(volumes, stages, self.dimension, seed, threads)
         notes = {"tool": f"antspyx {version('antspyx')}", "arguments": " ".join(stages), "threads": threads}
         return field, notes
 

@@ -5,9 +5,11 @@ because only so a random seed can be given without switching process-wide state,
 repeated word for word.
 """
 
-import logging
 import os
+import pickle
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,33 +22,18 @@ from modalign.errors import ModalignError
 from modalign.spatial.fields import read_itk_field
 from modalign.volumes import LPS_TO_RAS, Grid, Volume
 
-_log = logging.getLogger(__name__)
 _THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 _running: dict[str, int] = {}
 
 
-def ants_module(threads: int) -> Any:
-    """Import antspyx so that its filters use `threads` threads.
-
-    ITK reads the number once, when its first filter runs; later calls can't change it, and say so in the log.
-    """
-    running = _running.setdefault("threads", threads)
-    if running == threads:
-        os.environ[_THREADS] = str(threads)
-    else:
-        _log.warning("ANTs already runs with %d thread(s) in this process, and can't change to %d", running, threads)
-    import ants
-
-    return ants
-
-
-def to_ants(volume: Volume, dimension: int, threads: int = 1, is_mask: bool = False) -> Any:
+def to_ants(volume: Volume, dimension: int, is_mask: bool = False) -> Any:
     """An ANTs image: in LPS mm (3D), or the slice (X, Y, 1) in a frame of its own with its spacing (2D).
 
     Images become float32 and masks uint8: antsRegistration is given addresses, and reads these types from there
     without asking what lies there.
     """
-    ants = ants_module(threads)
+    import ants
+
     data = np.ascontiguousarray(volume.data, dtype=np.uint8 if is_mask else np.float32)
     if dimension == 2:
         return ants.from_numpy(data[:, :, 0], spacing=tuple(volume.spacing[:2].tolist()))
@@ -60,33 +47,42 @@ def to_ants(volume: Volume, dimension: int, threads: int = 1, is_mask: bool = Fa
 
 
 def ants_registration(
-    images: Mapping[str, Any], stages: Sequence[str], grid: Grid, seed: int, threads: int = 1
+    volumes: Mapping[str, Volume], stages: Sequence[str], dimension: int, seed: int, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run antsRegistration and return its field and its own warped image.
 
+    ITK reads its number of threads once in a process, when its first filter runs. Where ANTs already runs with
+    another number here, this registration gets a process of its own.
+
     Args:
-        images: ANTs images, 2D or 3D, by the name that `stages` calls them; FIXED and MOVING have to be there.
+        volumes: images and masks by the name that `stages` calls them; FIXED and MOVING have to be there, masks
+            have names that end in MASK.
         stages: the arguments of antsRegistration without dimensionality, output, float and seed.
-        grid: the fixed grid; the field is given in its voxels.
+        dimension: 2 (of volumes of one slice) or 3.
         seed: given as ``--random-seed``. The result is the same to the last bit only with one thread.
-        threads: as in :func:`ants_module`.
+        threads: for ITK.
 
     Returns:
-        The field (3, X, Y, Z), float32, and the moving image as ANTs warped it (X, Y, Z).
+        The field (3, X, Y, Z), float32, in voxels of FIXED, and the moving image as ANTs warped it (X, Y, Z).
 
     Raises:
         ModalignError: antsRegistration reports a failure.
     """
-    ants = ants_module(threads)
+    if _running.setdefault("threads", threads) != threads:
+        return _in_a_process_of_its_own(volumes, stages, dimension, seed, threads)
+    os.environ[_THREADS] = str(threads)
+    import ants
     from ants.internal import get_lib_fn, get_pointer_string
 
+    images = {name: to_ants(v, dimension, is_mask=name.endswith("MASK")) for name, v in volumes.items()}
     fixed, moving = images["FIXED"], images["MOVING"]
+    grid = volumes["FIXED"].grid
     warped = fixed.clone("float")
     with tempfile.TemporaryDirectory(prefix="modalign-ants-") as folder:
         prefix = str(Path(folder) / "tx")
         # Zero is ANTs' word for "seed from the clock".
         arguments = [
-            *("--dimensionality", str(fixed.dimension), "--float", "1", "--random-seed", str(seed % 2**31 or 1)),
+            *("--dimensionality", str(dimension), "--float", "1", "--random-seed", str(seed % 2**31 or 1)),
             *("--output", f"[{prefix},{get_pointer_string(warped)}]", "--collapse-output-transforms", "1"),
             *("--write-composite-transform", "0"),
             *(_with_addresses(stage, images) for stage in stages),
@@ -99,7 +95,24 @@ def ants_registration(
                 f"of {moving.shape} voxels; its message is in the log. Arguments: {' '.join(stages)}"
             )
         composed = ants.apply_transforms(fixed, moving, transforms, compose=str(Path(folder) / "whole"))
-        return _read_field(composed, grid, fixed.dimension), warped.numpy().reshape(grid.shape)
+        return _read_field(composed, grid, dimension), warped.numpy().reshape(grid.shape)
+
+
+def _in_a_process_of_its_own(*arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`ants_registration` in a fresh process; what it raises is raised here."""
+    path = os.pathsep.join(p for p in sys.path if p)
+    with tempfile.TemporaryDirectory(prefix="modalign-ants-") as folder:
+        exchange = Path(folder) / "exchange"
+        exchange.write_bytes(pickle.dumps(arguments))
+        ran = subprocess.run(
+            [sys.executable, "-m", __name__, exchange], env={**os.environ, "PYTHONPATH": path}, check=False
+        )
+        if ran.returncode != 0:
+            raise ModalignError(f"antsRegistration ended its process with exit status {ran.returncode}")
+        result = pickle.loads(exchange.read_bytes())
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _with_addresses(argument: str, images: Mapping[str, Any]) -> str:
@@ -116,3 +129,17 @@ def _read_field(path: str, grid: Grid, dimension: int) -> np.ndarray:
     field = np.zeros((3, *grid.shape), np.float32)
     field[:2, :, :, 0] = np.moveaxis(vectors / grid.spacing[:2], -1, 0)
     return field
+
+
+def _answer(exchange: Path) -> None:
+    arguments = pickle.loads(exchange.read_bytes())
+    result: Any
+    try:
+        result = ants_registration(*arguments)
+    except Exception as error:
+        result = error
+    exchange.write_bytes(pickle.dumps(result))
+
+
+if __name__ == "__main__":
+    _answer(Path(sys.argv[1]))
