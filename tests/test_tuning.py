@@ -14,7 +14,7 @@ from modalign.files import read_json, write_json
 from modalign.gaussian_process import posterior_mean
 from modalign.methods import method_class, method_names
 from modalign.spatial.fields import write_itk_field
-from modalign.tuning import as_it_is, choose, choose_job, suggest, trial_job
+from modalign.tuning import Search, as_it_is, choose, choose_job, suggest, trials_job
 from modalign.tuning_ranges import Range, ranges_of, tuned_spec
 from modalign.volumes import Volume, axis_aligned, write_volume
 
@@ -75,11 +75,15 @@ def store(tmp_path, rng):
     return folder
 
 
+def search_for(spec, **more):
+    return Search(**{"spec": spec, "ranges": RANGES, "objective": "tre_voxel", "startup": 3, "parallel": 2} | more)
+
+
 def run_trials(spec, store, out, numbers, **more):
+    """The trials of batches, by default of one each."""
     for number in numbers:
-        settings = {"objective": "tre_voxel", "startup": 3, "parallel": 2, "device": "cpu"} | more
-        trial_job(spec, store, out / f"trial-{number}.json", RANGES, number=number, **settings)
-    return [read_json(out / f"trial-{number}.json") for number in numbers]
+        trials_job(search_for(spec, **more), store, out / f"trials-{number}.json", number=number, device="cpu")
+    return [trial for number in numbers for trial in read_json(out / f"trials-{number}.json")]
 
 
 def outcome(trial):
@@ -89,9 +93,10 @@ def outcome(trial):
 
 
 def test_trials_find_the_true_shift_and_its_options_align_the_test_cases(shift, store, tmp_path):
-    trials = run_trials(shift, store, tmp_path / "trials", range(14), parallel=1)
+    trials = run_trials(shift, store, tmp_path / "trials", range(2), parallel=1, batch=7)
+    assert [trial["trial"] for trial in trials] == list(range(14))
     chosen = tmp_path / "trials" / "chosen.json"
-    choose_job([tmp_path / "trials" / f"trial-{i}.json" for i in range(14)], chosen, RANGES)
+    choose_job([tmp_path / "trials" / f"trials-{i}.json" for i in range(2)], chosen, search_for(shift))
     found = read_json(chosen)
     assert np.hypot(found["options"]["x"] - TRUTH[0], found["options"]["y"] - TRUTH[1]) < 0.4
     assert found["score"] < 0.25 * trials[0]["score"]
@@ -156,13 +161,64 @@ def test_nothing_of_the_test_split_is_read(shift, store, tmp_path):
     assert [outcome(t) for t in run_trials(shift, store, tmp_path / "without", range(5))] == [outcome(t) for t in whole]
 
 
-def test_a_killed_trial_is_run_again_with_the_same_outcome_whatever_ran_beside_it(shift, store, tmp_path):
+def test_a_batch_is_made_again_with_the_same_outcome_whatever_ran_beside_it(shift, store, tmp_path):
     folder = tmp_path / "trials"
     trials = run_trials(shift, store, folder, range(6))
     for number in (4, 5):
-        (folder / f"trial-{number}.json").unlink()
+        (folder / f"trials-{number}.json").unlink()
     assert [outcome(t) for t in run_trials(shift, store, folder, [5, 4])] == [outcome(trials[5]), outcome(trials[4])]
     assert trials[4]["values"] != trials[5]["values"]
+
+
+def test_a_killed_batch_goes_on_where_it_was(shift, store, tmp_path, monkeypatch):
+    from modalign import tuning
+
+    folder, tried, once = tmp_path / "trials", [], tuning._try
+
+    def dies_at(number):
+        def trial(*args, **kwargs):
+            if kwargs["number"] == number:
+                raise KeyboardInterrupt
+            tried.append(kwargs["number"])
+            return once(*args, **kwargs)
+
+        monkeypatch.setattr(tuning, "_try", trial)
+
+    dies_at(6)
+    whole = [run_trials(shift, store, folder / "whole", [number], batch=3)[-1] for number in range(2)]
+    tried.clear()
+    dies_at(5)
+    run_trials(shift, store, folder, [0], batch=3)
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(shift, store, folder, [1], batch=3)
+    assert not (folder / "trials-1.json").exists()
+    dies_at(None)
+    assert outcome(run_trials(shift, store, folder, [1], batch=3)[-1]) == outcome(whole[1])
+    assert tried == [0, 1, 2, 3, 4, 5]
+    assert sorted(path.name for path in folder.glob("*.*")) == ["trials-0.json", "trials-1.json"]
+    # With other settings, what is left of a killed job is of no use.
+    dies_at(5)
+    (folder / "trials-1.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(shift, store, folder, [1], batch=3)
+    dies_at(None)
+    tried.clear()
+    run_trials(shift, store, folder, [1], batch=3, startup=2)
+    assert tried == [3, 4, 5]
+
+
+def test_a_round_draws_as_many_trials_at_random_as_asked_for(monkeypatch):
+    drawn = []
+    sample = optuna.samplers.RandomSampler.sample_independent
+    monkeypatch.setattr(
+        optuna.samplers.RandomSampler, "sample_independent", lambda *args: drawn.append(1) or sample(*args)
+    )
+    own = []
+    for step in range(6):
+        drawn.clear()
+        values = suggest({"a": Range(0.0, 1.0)}, [], "lower", own=own, startup=8, parallel=2)
+        own.append({"values": values, "score": values["a"]})
+        assert bool(drawn) == (step < 4)
 
 
 def test_a_case_that_fails_counts_as_unaligned(shift, store, tmp_path):
@@ -177,7 +233,7 @@ def test_what_cannot_be_tuned_says_why(shift, store, tmp_path):
     with pytest.raises(DataError, match=r"mae_hu can't be measured on validation case a of toy"):
         run_trials(shift, store, tmp_path / "trials", [0], objective="mae_hu")
     with pytest.raises(ConfigError, match="method shift_told has no option 'z'"):
-        trial_job({**shift, "options": {"z": 1}}, store, tmp_path / "x.json", RANGES, number=0, objective="tre_voxel")
+        run_trials({**shift, "options": {"z": 1}}, store, tmp_path / "trials", [0])
     listed = [{"case": "c", "split": "test"}]
     write_json(store / "cases.json", {"dataset": "toy", "labels": {}, "cases": listed})
     with pytest.raises(DataError, match="has no validation cases to tune on"):
@@ -197,7 +253,7 @@ def test_the_search_beats_chance_on_a_noisy_function():
     better, sign = "higher", -1
     known = []
     while len(known) < 24:
-        asked = [suggest(SPACE, known, len(known) + i, better, startup=8, seed=1) for i in range(4)]
+        asked = [suggest(SPACE, known, better, lane=i, startup=8, parallel=4, seed=1) for i in range(4)]
         known += [
             {"trial": len(known) + i, "values": v, "score": sign * noisy(v, len(known) + i)}
             for i, v in enumerate(asked)

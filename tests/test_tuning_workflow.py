@@ -26,7 +26,7 @@ OVERLAY = {
         },
     },
     "methods": {"pseudo-ct": {"method": "pseudo_ct", "dimension": 2, "options": {"preset": "small"}}},
-    "tuning": {"methods": ["niftyreg-nmi-locor"], "trials": 5, "parallel": 2},
+    "tuning": {"methods": ["niftyreg-nmi-locor"], "trials": 9, "batch": 2, "parallel": 2},
 }
 
 if not SNAKEMAKE.exists():
@@ -64,16 +64,16 @@ def inputs_of(text, output):
     return found[1].split(", ") if found else []
 
 
-def test_every_trial_is_a_job_that_knows_the_rounds_before_it(tmp_path):
+def test_every_batch_of_trials_is_a_job_that_knows_the_rounds_before_it(tmp_path):
     text = dry_run(tmp_path, "tune")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, re.M))
-    assert (counts["tune_trial"], counts["choose_options"], counts["translate_validation"]) == ("5", "1", "1")
+    assert (counts["tune_trials"], counts["choose_options"], counts["translate_validation"]) == ("5", "1", "1")
     assert "measure_cases" not in counts
     folder = "results/tuning/cermep-t1-ct/niftyreg-nmi-locor"
     # A round waits for the one before, and so for all.
     for number, known in ((0, ()), (1, ()), (2, (0, 1)), (3, (0, 1)), (4, (2, 3))):
-        inputs = inputs_of(text, f"{folder}/trial-{number}.json")
-        assert [name for name in inputs if "trial-" in name] == [f"{folder}/trial-{i}.json" for i in known]
+        inputs = inputs_of(text, f"{folder}/trials-{number}.json")
+        assert [name for name in inputs if "trials-" in name] == [f"{folder}/trials-{i}.json" for i in known]
         assert f"{folder}/search.json" in inputs
         assert "results/tuning/cermep-t1-ct/translations/pseudo-ct/run-1-of-1.json" in inputs
 
@@ -93,9 +93,9 @@ def test_the_overlay_that_the_readme_names_tunes_and_the_default_run_does_not(tm
     assert "tune --configfile config.yaml config/tuning.yaml" in (ROOT / "README.md").read_text()
     counts = counts_of(dry_run(tmp_path, "tune", overlay=ROOT / "config" / "tuning.yaml"))
     # Three methods on three data sets, four trials each.
-    assert (counts["choose_options"], counts["tune_trial"]) == (9, 36)
+    assert (counts["choose_options"], counts["tune_trials"]) == (9, 36)
     assert "align_cases" not in counts
-    assert "tune_trial" not in counts_of(dry_run(tmp_path, "locor", overlay={}))
+    assert "tune_trials" not in counts_of(dry_run(tmp_path, "locor", overlay={}))
 
 
 def test_every_row_of_the_locor_paper_is_tuned_on_each_of_its_data_sets(tmp_path):
@@ -103,13 +103,14 @@ def test_every_row_of_the_locor_paper_is_tuned_on_each_of_its_data_sets(tmp_path
     config = yaml.safe_load(overlay.read_text())
     for entry in config["archives"].values():
         (tmp_path / entry["source"]).mkdir(parents=True)
-    # The whole graph of the paper at full scale, tuning first.
+    # The whole graph of the paper at full scale, tuning first: a hundred trials, ten to a job.
     counts = counts_of(dry_run(tmp_path, "-q", "rules", overlay=overlay))
     assert counts["measure_cases"] > 0
     assert "make_phantom" not in counts
     # Six variants of Locor and seven methods to compare with, on three data sets.
     rows = 6 + 7
-    assert (counts["choose_options"], counts["tune_trial"]) == (rows * 3, 100 * rows * 3)
+    assert (counts["choose_options"], counts["tune_trials"]) == (rows * 3, 10 * rows * 3)
+    assert (config["tuning"]["trials"], config["tuning"]["batch"]) == (100, 10)
     assert len(config["seeds"]) == 5
 
 
@@ -129,7 +130,7 @@ TINY = {
 def test_a_round_of_trials_ends_with_the_better_options(tmp_path):
     snakemake(tmp_path, "tune", overlay=TINY)
     folder = tmp_path / "results" / "tuning" / "learn2reg-abdomen-mr-ct" / "niftyreg-nmi-locor"
-    first, second = (json.loads((folder / f"trial-{number}.json").read_text()) for number in (0, 1))
+    first, second = (json.loads((folder / f"trials-{number}.json").read_text())[0] for number in (0, 1))
     assert first["options"] == {"bending_energy": 0.001, "linear_energy": 0.01}
     assert second["options"] != first["options"]
     assert all(case["ok"] for trial in (first, second) for case in trial["cases"])
@@ -138,4 +139,4 @@ def test_a_round_of_trials_ends_with_the_better_options(tmp_path):
     assert chosen["best_score"] == max(first["score"], second["score"])
     assert chosen["options"] in (first["options"], second["options"])
     again = snakemake(tmp_path, "tune", "--dry-run", overlay=TINY)
-    assert "tune_trial" not in counts_of(again)
+    assert "tune_trials" not in counts_of(again)

@@ -1,14 +1,18 @@
 """Tuning a method's options on the validation cases, by the protocol of Locor's experiments (section 5.1).
 
-A trial is a job of its own, and a file: what it tries follows from the files of the trials before it, so that a killed
-trial is simply run again, and the outcome doesn't depend on which jobs ran side by side. Trials come in rounds of
-`parallel`: those of a round know the results of all earlier rounds, and where the others of their round look.
+A job makes a batch of trials, one after another, and writes a file. What it tries follows from the files of earlier
+batches alone, so that a killed job is simply run again, from the trial that it died in, and the outcome doesn't depend
+on which jobs ran side by side. Batches come in rounds of `parallel`: those of a round know the results of all earlier
+rounds and their own, and where the batches before them in their round begin.
 """
 
+import hashlib
+import json
 import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ from modalign.metrics.measure import measure_run
 from modalign.runs import align_job, build_method
 from modalign.seeds import derive_seed
 from modalign.supervise import supervised
-from modalign.tuning_ranges import Number, Ranges
+from modalign.tuning_ranges import Number, Ranges, read_range
 
 log = logging.getLogger(__name__)
 
@@ -33,43 +37,69 @@ Point = Mapping[str, Number]
 """A searched number for each option."""
 
 
-def trial_job(
-    spec: Mapping[str, Any],
+@dataclass(frozen=True)
+class Search:
+    """How the options of a method are searched on a data set.
+
+    Attributes:
+        spec: see :func:`modalign.runs.build_method`; its options are those that aren't searched.
+        ranges: where to search.
+        objective: the measure to be made better, of which the mean over cases (and structures) counts.
+        measure_options: options of the objective.
+        startup: trials that are drawn at random before the Gaussian process takes over.
+        batch: trials that a job makes, one after another.
+        parallel: batches in a round.
+        share: of the best trials, to which the Gaussian process that chooses is fitted.
+    """
+
+    spec: Mapping[str, Any]
+    ranges: Ranges
+    objective: str
+    measure_options: Mapping[str, Any] = field(default_factory=dict)
+    startup: int = 10
+    batch: int = 1
+    parallel: int = 1
+    share: float = 0.6
+
+    @classmethod
+    def read(cls, path: Path) -> "Search":
+        """As the workflow describes it in search.json, where the digest of the method's code stands as well."""
+        described = {name: value for name, value in read_json(path).items() if name != "code"}
+        ranges = {name: read_range(entry) for name, entry in described.pop("ranges").items()}
+        return cls(**described, ranges=ranges)
+
+
+def trials_job(
+    search: Search,
     store: Path,
     out: Path,
-    ranges: Ranges,
     *,
     number: int,
-    objective: str,
-    startup: int = 10,
-    parallel: int = 1,
-    measure_options: Mapping[str, Any] | None = None,
+    count: int | None = None,
     pseudo: Path | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
     minutes: float | None = None,
 ) -> None:
-    """Choose options, align the validation cases with them, and write ``out``, ``trial-<number>.json``.
+    """Make batch `number` of trials: choose options, align the validation cases with them, again; then write ``out``.
 
     A case that fails counts as not aligned. The method runs with another seed in every trial, so that no lucky seed is
-    taken for good options.
+    taken for good options. Until the batch is complete, its trials are kept in a file beside `out`; a job with the same
+    settings, cases and earlier batches goes on from there.
 
     Args:
-        spec: see :func:`modalign.runs.build_method`; its options are those that aren't searched.
+        search: what is searched, and how.
         store: the case store; only its manifest and its validation cases are read.
-        out: the file to write, beside those of the earlier trials.
-        ranges: where to search.
-        number: of the trial, from 0; trial 0 tries the method as it is, as far as that lies in the ranges.
-        objective: the measure to be made better, of which the mean over cases (and structures) counts.
-        startup: trials that are drawn at random before the Gaussian process takes over.
-        parallel: trials in a round.
-        measure_options: options of the objective.
+        out: the file to write, ``trials-<number>.json``, beside those of the earlier batches.
+        number: of the batch, from 0; the first trial of batch 0 tries the method as it is, as far as that lies in the
+            ranges.
+        count: trials of this batch, where it is the last and not a whole one.
         pseudo: folder of the validation cases' fixed images, translated to the moving contrast.
         seed: seeds everything random.
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: CPU threads that the method may use.
-        minutes: time limit of the trial.
+        minutes: time limit of a trial.
 
     Raises:
         ConfigError: an option that the method doesn't have, or that can't be.
@@ -78,20 +108,70 @@ def trial_job(
     cases = CaseStore(store)
     if not cases.ids([VALIDATION]):
         raise DataError(f"{store} has no validation cases to tune on: give the data set's split some")
-    known = [read_json(out.parent / f"trial-{i}.json") for i in range(number - number % parallel)]
-    first = as_it_is(spec, ranges)
-    # In a child of its own, because PyTorch, which the search imports, doesn't like to be forked.
+    lane = number % search.parallel
+    files = [out.parent / f"trials-{batch}.json" for batch in range(number - lane)]
+    known = [trial for file in files for trial in read_json(file)]
+    kept = out.with_name(f".{out.name}.part")
+    settings = [asdict(search), read_json(store / "cases.json"), known, number, seed]
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    found = read_json(kept) if kept.is_file() else {}
+    made: list[dict[str, Any]] = found["trials"] if found.get("fingerprint") == fingerprint else []
+    while len(made) < (count or search.batch):
+        searched = _in_a_child(search, known, lane, made, seed, cases.dataset)
+        trial = number * search.batch + len(made)
+        how: dict[str, Any] = {"number": trial, "seed": seed, "device": device, "threads": threads, "minutes": minutes}
+        made.append(_try(search, searched, cases, store, pseudo, **how))
+        write_json(kept, {"fingerprint": fingerprint, "trials": made})
+    write_json(out, made)
+    kept.unlink(missing_ok=True)
+
+
+def _in_a_child(
+    search: Search, known: Sequence[Any], lane: int, made: Sequence[Any], seed: int, purpose: str
+) -> dict[str, Number]:
+    """What :func:`suggest` says, in a process of its own: PyTorch, which the search imports, doesn't like forks."""
+    first = as_it_is(search.spec, search.ranges)
+    better = MEASURES[search.objective].better
     searched = supervised(
-        lambda: suggest(ranges, known, number, MEASURES[objective].better, startup, first, seed, cases.dataset)
+        lambda: suggest(
+            search.ranges,
+            known,
+            better,
+            lane=lane,
+            own=made,
+            startup=search.startup,
+            parallel=search.parallel,
+            first=first,
+            seed=seed,
+            purpose=purpose,
+        )
     )
     if not searched.ok:
-        raise ModalignError(f"trial {number} can't be chosen: {searched.reason}")
+        raise ModalignError(f"the next trial, after {len(known) + len(made)}, can't be chosen: {searched.reason}")
     values: dict[str, Number] = searched.value
-    options = {name: ranges[name].option(value) for name, value in values.items()}
+    return values
+
+
+def _try(
+    search: Search,
+    values: Mapping[str, Number],
+    cases: CaseStore,
+    store: Path,
+    pseudo: Path | None,
+    *,
+    number: int,
+    seed: int,
+    device: str,
+    threads: int,
+    minutes: float | None,
+) -> dict[str, Any]:
+    """Align the validation cases with the searched values; returns the record of the trial."""
+    objective, spec = search.objective, search.spec
+    options = {name: search.ranges[name].option(value) for name, value in values.items()}
     tried = {**spec, "options": {**spec.get("options", {}), **options}}
     run_seed = derive_seed(seed, cases.dataset, "trial", str(number))
     build_method(tried, seed=run_seed, device=device, threads=threads)
-    settings = {"options": {objective: measure_options or {}}, "pseudo": pseudo}
+    settings = {"options": {objective: search.measure_options}, "pseudo": pseudo}
 
     run: dict[str, Any] = {"device": device, "threads": threads}
     with tempfile.TemporaryDirectory(prefix="modalign-trial-") as name:
@@ -112,7 +192,7 @@ def trial_job(
         )
     record = {
         "trial": number,
-        "values": values,
+        "values": dict(values),
         "options": options,
         "objective": objective,
         "score": float(np.mean(list(scores.values()))),
@@ -120,7 +200,7 @@ def trial_job(
         "seed": run_seed,
     }
     log.info("trial %d: %s %.4g with %s", number, objective, record["score"], options)
-    write_json(out, record)
+    return record
 
 
 def _scores(
@@ -146,25 +226,30 @@ def as_it_is(spec: Mapping[str, Any], ranges: Ranges) -> dict[str, Number]:
 def suggest(
     ranges: Ranges,
     known: Sequence[Mapping[str, Any]],
-    number: int,
     better: str,
+    *,
+    lane: int = 0,
+    own: Sequence[Mapping[str, Any]] = (),
     startup: int = 10,
+    parallel: int = 1,
     first: Point | None = None,
     seed: int = 0,
     purpose: str = "",
 ) -> dict[str, Number]:
-    """What trial `number` tries, given the trials of all earlier rounds.
+    """What the next trial of a batch tries, given the trials of all earlier rounds and of the batch.
 
-    Optuna's Gaussian-process sampler with log expected improvement (Matérn 5/2, one length scale an option); the trials
-    of the same round that come before are asked for again, and count as running, so that the search spreads out.
+    Optuna's Gaussian-process sampler with log expected improvement (Matérn 5/2, one length scale an option); the first
+    trials of the batches before it in its round are asked for again, and count as running, so that batches spread out.
 
     Args:
         ranges: where to search.
         known: ``values`` and ``score`` of the earlier rounds' trials, in order.
-        number: of the trial; the first of its round is ``len(known)``.
         better: ``higher`` or ``lower`` scores.
-        startup: trials drawn at random.
-        first: what trial 0 tries; options that it leaves out are drawn.
+        lane: number of the batch in its round.
+        own: the trials that the batch has made, in order.
+        startup: trials drawn at random, over all batches.
+        parallel: batches in a round.
+        first: what the first of all trials tries; options that it leaves out are drawn.
         seed: seeds the sampler.
         purpose: tells this search from others with the same seed.
     """
@@ -178,17 +263,29 @@ def suggest(
         else FloatDistribution(r.low, r.high, log=r.log)
         for name, r in ranges.items()
     }
-    round_seed = derive_seed(seed, purpose, "round", str(len(known)))
-    sampler = optuna.samplers.GPSampler(seed=round_seed, n_startup_trials=startup)
-    study = optuna.create_study(direction="maximize" if better == "higher" else "minimize", sampler=sampler)
+    # Each batch of the first rounds draws its part at random.
+    drawn = len(known) + math.ceil((startup - len(known)) / parallel) if len(known) < startup else startup
+
+    def sampler(lane: int, step: int) -> optuna.samplers.BaseSampler:
+        words = ("round", str(len(known)), str(lane), str(step))
+        return optuna.samplers.GPSampler(seed=derive_seed(seed, purpose, *words), n_startup_trials=drawn)
+
+    def add(trial: Mapping[str, Any]) -> None:
+        params, score = dict(trial["values"]), trial["score"]
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=score))
+
+    study = optuna.create_study(direction="maximize" if better == "higher" else "minimize")
     for trial in known:
-        made = optuna.trial.create_trial(params=dict(trial["values"]), distributions=space, value=trial["score"])
-        study.add_trial(made)
-    if not known and first:
+        add(trial)
+    if not known and first and not (lane == 0 and own):
         study.enqueue_trial(dict(first))
-    for _ in range(number - len(known) + 1):
-        values = study.ask(space).params
-    return values
+    for before in range(lane):
+        study.sampler = sampler(before, 0)
+        study.ask(space)
+    for trial in own:
+        add(trial)
+    study.sampler = sampler(lane, len(own))
+    return study.ask(space).params
 
 
 def choose(trials: Sequence[Mapping[str, Any]], ranges: Ranges, better: str, share: float = 0.6, seed: int = 0) -> int:
@@ -204,12 +301,12 @@ def choose(trials: Sequence[Mapping[str, Any]], ranges: Ranges, better: str, sha
     return int(kept[int(np.argmin(mean))]["trial"])
 
 
-def choose_job(trials: Sequence[Path], out: Path, ranges: Ranges, *, share: float = 0.6, seed: int = 0) -> None:
+def choose_job(batches: Sequence[Path], out: Path, search: Search, *, seed: int = 0) -> None:
     """Write the options of the chosen trial, with how it was chosen, as ``chosen.json``."""
-    records = [read_json(path) for path in trials]
+    records = [trial for path in batches for trial in read_json(path)]
     objective = records[0]["objective"]
     better = MEASURES[objective].better
-    number = choose(records, ranges, better, share, seed)
+    number = choose(records, search.ranges, better, search.share, seed)
     best = (max if better == "higher" else min)(records, key=lambda trial: trial["score"])
     chosen = next(trial for trial in records if trial["trial"] == number)
     record = {

@@ -18,7 +18,8 @@ class Tuning:
 
     Attributes:
         trials: per method and data set.
-        parallel: trials that may run side by side; they don't know each other's results.
+        batch: trials that a job makes, one after another.
+        parallel: batches that may run side by side; they don't know each other's results.
         startup: trials drawn at random before the Gaussian process takes over.
         share: of the best trials, to which the Gaussian process that chooses is fitted.
         ranges: by variant, where each of its options is searched; the variants that are tuned.
@@ -27,12 +28,22 @@ class Tuning:
     """
 
     trials: int = 100
+    batch: int = 1
     parallel: int = 1
     startup: int = 10
     share: float = 0.6
     ranges: Mapping[str, Ranges] = field(default_factory=dict)
     objectives: Mapping[str, str] = field(default_factory=dict)
     translators: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> int:
+        """How many batches of trials there are per method and data set."""
+        return -(-self.trials // self.batch)
+
+    def trials_in(self, batch: int) -> int:
+        """The number of trials of a batch: the last need not be a whole one."""
+        return min(self.batch, self.trials - batch * self.batch)
 
     def cells(self, cells: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Those of (data set, variant) pairs that are tuned, in order."""

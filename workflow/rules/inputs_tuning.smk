@@ -10,23 +10,30 @@ def search_of(wildcards):
         "objective": objective,
         "measure_options": measure_options(dataset).get(objective, {}),
         "startup": tuning.startup,
+        "batch": tuning.batch,
         "parallel": tuning.parallel,
         "share": tuning.share,
         "code": code_digest("modalign.tuning", *PLAN.modules(method)),
     }
 
 
-def trial_files(wildcards, count):
-    """The first trials of tuning a method on a data set."""
+def batches_of_trials(wildcards, count):
+    """The first batches of trials of a method on a data set."""
     folder = f"results/tuning/{wildcards.dataset}/{wildcards.method}"
-    return [f"{folder}/trial-{number}.json" for number in range(count)]
+    return [f"{folder}/trials-{number}.json" for number in range(count)]
 
 
 def earlier_trials(wildcards):
-    """The trials of the round before that of a trial, which come after those of all earlier rounds."""
-    number, parallel = int(wildcards.trial), PLAN.tuning.parallel
+    """The batches of the round before that of a batch, which come after those of all earlier rounds."""
+    number, parallel = int(wildcards.batch), PLAN.tuning.parallel
     before = number - number % parallel
-    return trial_files(wildcards, before)[max(0, before - parallel) :]
+    return batches_of_trials(wildcards, before)[max(0, before - parallel) :]
+
+
+def batch_minutes(wildcards):
+    """Every trial's limit, and time to write down that it failed; not over a day, as a batch goes on where it ended."""
+    each = alignment_minutes(wildcards)
+    return max(each, min(each * PLAN.tuning.batch, 24 * 60))
 
 
 def chosen_options(dataset, method):

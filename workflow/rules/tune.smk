@@ -12,7 +12,7 @@ rule describe_search:
         "../scripts/write_json.py"
 
 
-rule tune_trial:
+rule tune_trials:
     input:
         cases=rules.prepare_cases.output[0],
         models=models_of,
@@ -20,11 +20,11 @@ rule tune_trial:
         earlier=earlier_trials,
         pseudo=tuning_translations,
     output:
-        "results/tuning/{dataset}/{method}/trial-{trial}.json",
+        "results/tuning/{dataset}/{method}/trials-{batch}.json",
     log:
-        "results/logs/tune_trial/{dataset}.{method}.{trial}.log",
+        "results/logs/tune_trials/{dataset}.{method}.{batch}.log",
     benchmark:
-        "results/benchmarks/tune_trial/{dataset}.{method}.{trial}.jsonl"
+        "results/benchmarks/tune_trials/{dataset}.{method}.{batch}.jsonl"
     retries: 2
     conda:
         "../../envs/torch.yaml"
@@ -33,16 +33,17 @@ rule tune_trial:
         gpu=lambda wildcards: GPU * uses_gpu(wildcards.method),
         # Whole heads need more than most: a trial that was killed for memory gets twice as much.
         mem_mb=lambda wildcards, attempt: 8000 * 2 ** (attempt - 1),
-        # Past the method's own limit, there is time to write down that it failed.
-        runtime=alignment_minutes,
+        runtime=batch_minutes,
     params:
+        trials=lambda wildcards: PLAN.tuning.trials_in(int(wildcards.batch)),
         store=subpath(input.cases, parent=True),
         pseudo=lambda wildcards, input: folder_option("--pseudo", input.pseudo),
         seed=config["seed"],
         device=config["device"],
         limit=lambda wildcards: time_limit(wildcards.method),
     shell:
-        "python -m modalign tune-trial {params.store:q} {input.search:q} --number {wildcards.trial} {params.pseudo} "
+        "python -m modalign tune-trials {params.store:q} {input.search:q} --batch {wildcards.batch} "
+        "--count {params.trials} {params.pseudo} "
         "--seed {params.seed} --device {params.device} --threads {threads} {params.limit} "
         "--out {output:q} > {log:q} 2>&1"
 
@@ -81,7 +82,7 @@ rule translate_validation:
 
 rule choose_options:
     input:
-        trials=lambda wildcards: trial_files(wildcards, PLAN.tuning.trials),
+        trials=lambda wildcards: batches_of_trials(wildcards, PLAN.tuning.batches),
         search="results/tuning/{dataset}/{method}/search.json",
     output:
         "results/tuning/{dataset}/{method}/chosen.json",

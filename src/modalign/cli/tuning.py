@@ -1,44 +1,37 @@
 """The search for a method's options on validation cases."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from modalign.cli.app import Device, Minutes, Seed, Threads, app
 
-Search = Annotated[
-    Path,
-    typer.Argument(help="search.json: spec, ranges, objective, measure_options, startup, parallel, share."),
-]
+SearchFile = Annotated[Path, typer.Argument(help="search.json: what is searched, and how.")]
 
 
 @app.command()
-def tune_trial(
+def tune_trials(
     store: Annotated[Path, typer.Argument(help="Case store; its validation cases are aligned.")],
-    search: Search,
-    number: Annotated[int, typer.Option(min=0, help="Number of the trial; those before it lie beside --out.")],
-    out: Annotated[Path, typer.Option(help="File to write, trial-<number>.json.")],
+    search: SearchFile,
+    batch: Annotated[int, typer.Option(min=0, help="Number of the batch; those before it lie beside --out.")],
+    out: Annotated[Path, typer.Option(help="File to write, trials-<batch>.json.")],
+    count: Annotated[int | None, typer.Option(min=1, help="Trials of this batch, where it isn't a whole one.")] = None,
     pseudo: Annotated[Path | None, typer.Option(help="Folder of fixed images in the moving contrast.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 1,
     minutes: Minutes = None,
 ) -> None:
-    """Try one set of options on the validation cases of a store."""
-    from modalign.tuning import trial_job
+    """Try sets of options on the validation cases of a store; continues where a killed batch stopped."""
+    from modalign.tuning import Search, trials_job
 
-    described, ranges = _read(search)
-    trial_job(
-        described["spec"],
+    trials_job(
+        Search.read(search),
         store,
         out,
-        ranges,
-        number=number,
-        objective=described["objective"],
-        startup=described["startup"],
-        parallel=described["parallel"],
-        measure_options=described["measure_options"],
+        number=batch,
+        count=count,
         pseudo=pseudo,
         seed=seed,
         device=device,
@@ -49,22 +42,12 @@ def tune_trial(
 
 @app.command()
 def choose_options(
-    search: Search,
-    trials: Annotated[list[Path], typer.Argument(help="The files of all trials.")],
+    search: SearchFile,
+    batches: Annotated[list[Path], typer.Argument(help="The files of all batches of trials.")],
     out: Annotated[Path, typer.Option(help="File to write, chosen.json.")],
     seed: Seed = 0,
 ) -> None:
     """Choose among trials the one that a Gaussian process fitted to the better ones takes for the best."""
-    from modalign.tuning import choose_job
+    from modalign.tuning import Search, choose_job
 
-    described, ranges = _read(search)
-    choose_job(trials, out, ranges, share=described["share"], seed=seed)
-
-
-def _read(search: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The description of a search, and its ranges."""
-    from modalign.files import read_json
-    from modalign.tuning_ranges import read_range
-
-    described = read_json(search)
-    return described, {name: read_range(entry) for name, entry in described["ranges"].items()}
+    choose_job(batches, out, Search.read(search), seed=seed)
