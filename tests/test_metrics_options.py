@@ -10,6 +10,8 @@ from measured_run import FEATURES, mean, write_run
 
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError
+from modalign.metrics import MEASURES
+from modalign.metrics.choices import choices
 from modalign.metrics.features import FeatureSource
 from modalign.metrics.measure import measure_run
 from modalign.volumes import read_volume, write_volume
@@ -109,3 +111,38 @@ class TestOptionsOfTheConfiguration:
             for o in ({}, options)
         ]
         assert means[0] != pytest.approx(means[1], abs=1e-3)
+
+
+CHOICES = [
+    (name, option, value)
+    for name, measure in MEASURES.items()
+    for option in measure.options
+    for value in choices(name, option)
+    if not measure.features and measure.needs <= {"image", "field", "labels", "true_field", "true_image"}
+]
+
+
+@pytest.mark.parametrize(("name", "option", "value"), CHOICES)
+def test_every_choice_is_one_of_the_measure(run, store, name, option, value):
+    settings = {"method": "m", "seed": 0, "cases": ["p1"], "options": {name: {option: value}}}
+    measure_run(store, run / "oracle", [name], **settings)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_default_can_be_and_nonsense_cannot(name):
+    measure = MEASURES[name]
+    assert measure.resolve(measure.options) == measure.options
+    for option in measure.options:
+        for value in ("nonsense", -1, [1], 1.5 if option in ("subsets", "per_slice") else {"fixed": [1]}):
+            with pytest.raises(ConfigError, match=f"measure {name}: {option} can't be .*; write "):
+                measure.resolve({option: value})
+
+
+def test_numbers_and_thresholds():
+    assert MEASURES["tre_mm"].resolve({"percentile": 90})["percentile"] == 90
+    assert MEASURES["kid"].resolve({"subsets": 1, "subset_size": 2})["subsets"] == 1
+    assert MEASURES["gc"].resolve({"thresholds": {"fixed": [170, 190], "image": [30, 50]}})
+    with pytest.raises(ConfigError, match=r"percentile can't be 101; write a number from 0 to 100, or null"):
+        MEASURES["tre_mm"].resolve({"percentile": 101})
+    with pytest.raises(ConfigError, match="per_slice can't be 1; write one of: false, true"):
+        MEASURES["dice"].resolve({"per_slice": 1})

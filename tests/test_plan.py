@@ -154,6 +154,10 @@ def _set(*path):
             _set("datasets", "goldatlas-ct-mr", "measure_options", {"dice": {"regoin": "mask"}}),
             r"datasets: goldatlas-ct-mr: measure_options: measure dice has no option 'regoin'; its options are: inter",
         ),
+        (
+            _set("datasets", "goldatlas-ct-mr", "measure_options", {"dice": {"region": "organ"}}),
+            r"measure dice: region can't be 'organ'; write one of: mask, grid, slice",
+        ),
         (_set("measure_options", {"dise": {}}), r"measure_options: there is no measure 'dise'"),
     ],
 )

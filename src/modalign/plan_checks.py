@@ -23,7 +23,7 @@ def check_dataset(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def check_measure_options(where: str, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Whether measures exist and have the options that they are given; values are checked when measuring."""
+    """Whether measures exist and have the options that they are given, with values that can be."""
     from modalign.metrics import measure_by_name
 
     for name, values in options.items():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modalign.errors import ConfigError
+from modalign.metrics.choices import check_option
 
 LOST = "lost, counts the diagonal of the grid"
 """What surface distances remark, after a structure's name, where the result lacks it: the distance is made up."""
@@ -64,12 +65,14 @@ class Measure:
         """The defaults, overridden by `options`.
 
         Raises:
-            ConfigError: there is no such option.
+            ConfigError: there is no such option, or it can't have that value.
         """
         unknown = sorted(set(options or {}) - set(self.options))
         if unknown:
             known = ", ".join(self.options) or "none"
             raise ConfigError(f"measure {self.name} has no option {unknown[0]!r}; its options are: {known}")
+        for option, value in (options or {}).items():
+            check_option(self.name.removesuffix(RANDOM_SUFFIX), option, value)
         return {**self.options, **(options or {})}
 
 

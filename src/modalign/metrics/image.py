@@ -4,10 +4,9 @@ import numpy as np
 import scipy.ndimage as ndi
 
 from modalign.errors import ConfigError
+from modalign.metrics.choices import check_option
 from modalign.metrics.pair import Pair, Value
 
-PSNR_RANGES = ("stored", "data", "as_released")
-SSIM_RANGES = ("stored", "data")
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
@@ -87,8 +86,7 @@ def measure_psnr(pair: Pair, range: str, region: str) -> list[Value]:
             for the truth: from the smaller of its minimum and 0 to the larger of its maximum and 0.
         region: ``slice``, ``mask`` or ``foreground`` (as the RegGAN code: where the truth is not background).
     """
-    if range not in PSNR_RANGES:
-        raise ConfigError(f"range {range!r} of psnr is not known; write one of: {', '.join(PSNR_RANGES)}")
+    check_option("psnr", "range", range)
     inside = _region(pair, region)
     values = []
     for z, (image, truth) in enumerate(_axial(pair)):
@@ -109,8 +107,7 @@ def measure_ssim(pair: Pair, range: str, window: str) -> list[Value]:
     `range` is ``stored``, the width of the stored intensities, or ``data``: the larger of both slices' ranges, as
     torchmetrics takes it when none is given, and so the RbG code.
     """
-    if range not in SSIM_RANGES:
-        raise ConfigError(f"range {range!r} of ssim is not known; write one of: {', '.join(SSIM_RANGES)}")
+    check_option("ssim", "range", range)
     values = []
     for z, (image, truth) in enumerate(_axial(pair)):
         stored = pair.moving_window[1] - pair.moving_window[0]
