@@ -8,7 +8,6 @@ from modalign.metrics.choices import check_option
 from modalign.metrics.pair import Pair, Value
 
 
-
 def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
     """``10 log10(data_range^2 / mean squared error)`` in dB: any number, higher is better.
 
