@@ -17,6 +17,7 @@ resource_scopes:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs_tuning.smk"
 include: "workflow/rules/inputs_figures.smk"
+include: "workflow/rules/inputs_segment.smk"
 include: "workflow/rules/inputs_data.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

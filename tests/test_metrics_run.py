@@ -12,7 +12,8 @@ from modalign.errors import ConfigError, DataError
 from modalign.metrics import MEASURES
 from modalign.metrics.features import FeatureSource
 from modalign.metrics.field import folding_percent, jacobian_determinant
-from modalign.metrics.measure import load_pair, measure_run
+from modalign.metrics.loading import load_pair
+from modalign.metrics.measure import measure_run
 from modalign.metrics.structure import gradient_correlation
 from modalign.metrics.table import write_metrics
 from modalign.spatial.fields import affine_field, write_itk_field

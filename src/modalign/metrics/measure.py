@@ -11,20 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 
-from modalign.cases import Case, CaseStore
+from modalign.cases import CaseStore
 from modalign.errors import ConfigError, DataError
 from modalign.metrics import MEASURES, RANDOM_SUFFIX, Measure, measure_by_name
 from modalign.metrics.features import FeatureSource
-from modalign.metrics.pair import Pair, Value
+from modalign.metrics.loading import depth_of, load_pair
+from modalign.metrics.pair import Value
 from modalign.metrics.table import Row, read_metrics, write_metrics
 from modalign.seeds import generator
-from modalign.spatial.fields import read_itk_field
-from modalign.volumes import read_volume
 
-__all__ = ["Measured", "Row", "load_pair", "measure_run", "read_metrics", "write_metrics"]
+__all__ = ["Measured", "Row", "measure_run", "read_metrics", "write_metrics"]
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +33,6 @@ _MISSING = {
     "true_image": "the true aligned image is not known",
     "pseudo_image": "there is no pseudo image to compare with",
     "segmentation": "the aligned image is not segmented, or the fixed scan has no labels",
-}
-_PARTS = {
-    "labels": ("fixed_labels", "moving_labels"),
-    "segmentation": ("fixed_labels",),
-    "true_field": ("true_field",),
-    "true_image": ("true_image",),
 }
 
 
@@ -188,49 +180,6 @@ def _map(job: Callable[[str], _CaseResult], ids: Sequence[str], workers: int) ->
         yield from pool.map(job, ids)
 
 
-def load_pair(
-    store: CaseStore,
-    aligned: Path,
-    case: str,
-    needs: Iterable[str] = (),
-    pseudo: Path | None = None,
-    segmented: Path | None = None,
-) -> Pair:
-    """A case, its alignment, and of labels, truth, pseudo image and segmentation (from their folders) what is needed.
-
-    Raises:
-        DataError: the alignment or the pseudo image doesn't lie on the fixed grid, or isn't finite.
-    """
-    needs = set(needs)
-    parts = ["fixed", "moving", "fixed_mask", *(part for need in sorted(needs) for part in _PARTS.get(need, ()))]
-    loaded = store.load(case, parts)
-    for labels in (loaded.fixed_labels, loaded.moving_labels):
-        if labels is not None and labels.data.dtype.kind not in "iu":
-            labels.data = np.rint(labels.data).astype(np.int32)
-    path = aligned / case / "image.nii.gz"
-    image = _on_grid(path, loaded)
-    pseudo_path = (pseudo or aligned) / case / "image.nii.gz"
-    has_pseudo = pseudo is not None and "pseudo_image" in needs and pseudo_path.is_file()
-    translated = _on_grid(pseudo_path, loaded) if has_pseudo else None
-    field_path = aligned / case / "field.nii.gz"
-    displacement = read_itk_field(field_path, loaded.grid) if "field" in needs and field_path.is_file() else None
-    for name, data in ((path, image), (field_path, displacement), (pseudo_path, translated)):
-        if data is not None and not np.isfinite(data).all():
-            raise DataError(f"{name} has voxels that are not finite: the alignment of case {case} failed")
-    modalities = (str(store.manifest.get("fixed_modality", "")), str(store.manifest.get("moving_modality", "")))
-    label_path = (segmented or aligned) / case / "labels.nii.gz"
-    has_segmentation = segmented is not None and "segmentation" in needs and label_path.is_file()
-    found = _on_grid(label_path, loaded) if has_segmentation else None
-    return Pair(loaded, image, displacement, store.label_names, modalities, translated, found)
-
-
-def _on_grid(path: Path, case: Case) -> np.ndarray:
-    image = read_volume(path)
-    if not image.grid.same_as(case.grid, tolerance_mm=1e-2):
-        raise DataError(f"{path} does not lie on the grid of the fixed image: align case {case.id} again")
-    return image.data
-
-
 def _measure_case(
     folder: Path,
     aligned: Path,
@@ -279,7 +228,7 @@ def _measure_sets(
     """Measures of all slices at once: features case by case, then one value."""
     if not plan:
         return
-    depths = [_depth(store.folder / case / "fixed.nii.gz") for case in ids]
+    depths = [depth_of(store.folder / case / "fixed.nii.gz") for case in ids]
     total = sum(depths)
     chosen = np.arange(total)
     if features.max_slices and features.max_slices < total:
@@ -296,12 +245,6 @@ def _measure_sets(
         value, remark = m.load()(*sets, generator(seed, store.dataset, m.name), **options)
         tallies[m.name].remarks[remark + ("" if len(chosen) == total else f", of {total}")] += 1
         _collect("", _CaseResult({m.name: [Value(value)]}, {}, {m.name: []}), found, tallies)
-
-
-def _depth(path: Path) -> int:
-    image = nib.load(path)
-    assert isinstance(image, nib.Nifti1Image)
-    return int(image.shape[2])
 
 
 def _stack(volume: np.ndarray, slices: np.ndarray) -> np.ndarray:
