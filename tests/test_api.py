@@ -102,7 +102,8 @@ def test_the_function_and_the_command_have_one_default_method_and_use_all_cores(
     assert defaults["method"] == signature["method"].default == "locor"
     assert defaults["threads"] is signature["threads"].default is None
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
-    for given, expected in ((None, 5), (2, 2)):
+    for given, environment, expected in ((None, "", 5), (2, "3", 2), (None, "3,1", 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
         assert method_for("locor", None, {}, {}, 0, "cpu", given, None).context.threads == expected
 
 

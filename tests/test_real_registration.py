@@ -29,7 +29,7 @@ def test_the_truth_is_large_and_undoes_the_deformation(real_scans):
         pytest.param("syn", {"preset": "locor"}, 3.0, 1 / 2, id="syn-locor"),
         pytest.param("syn", {"preset": "rbg"}, 2.0, 2 / 3, id="syn-rbg"),
         pytest.param("convexadam", {}, 3.0, 1 / 2, id="convexadam"),
-        pytest.param("demons", {}, 2.0, 1 / 2, id="demons"),
+        pytest.param("demons", {}, 3.0, 1 / 2, id="demons"),
     ],
 )
 def test_a_known_deformation_of_a_real_head_is_found(real_scans, method, options, spacing_mm, share):

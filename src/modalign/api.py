@@ -75,7 +75,8 @@ def align(
         model: folder of trained weights.
         seed: seeds everything random.
         device: ``cpu``, ``cuda`` or ``auto``.
-        threads: CPU threads that the method may use, by default one for each core; their number changes last digits.
+        threads: CPU threads that the method may use; by default OMP_NUM_THREADS where that is set, otherwise one for
+            each core. Their number changes last digits.
         options: those of the method, such as ``preset="released"``.
 
     Raises:
@@ -129,11 +130,14 @@ def method_for(
     if dimension is None:
         dimension = max(method_class(name).dimensions)
     spec = {"method": name, "dimension": dimension, "options": dict(options or {}), "needs": dict(needs or {})}
-    return build_method(spec, seed=seed, device=device, threads=threads or _cores(), model=model)
+    return build_method(spec, seed=seed, device=device, threads=threads or _threads(), model=model)
 
 
-def _cores() -> int:
-    """The cores that this process may run on."""
+def _threads() -> int:
+    """OMP_NUM_THREADS where it is set, as OpenMP has it, otherwise the number of cores that this process may run on."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if given.isdigit() and int(given) > 0:
+        return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -30,7 +30,9 @@ def align(
     model: Annotated[Path | None, typer.Option(help="Folder of trained weights.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one for each core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; by default OMP_NUM_THREADS, or one for each core.")
+    ] = None,
 ) -> None:
     """Align one pair of scans with any method, by default with Locor, on all cores."""
     chosen = {} if preset is None else {"preset": preset}
