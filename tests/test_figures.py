@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from report_results import GRID, METHODS, PHANTOM, REASON, write_alignment, write_store
+from report_results import METHODS, PHANTOM, REASON, write_alignment, write_store
 from scipy.stats import spearmanr
 
 from modalign import statistics
@@ -21,7 +21,6 @@ from modalign.report.figures_display import (
 )
 from modalign.report.figures_values import read_values
 from modalign.report.panels_scene import make_scene, typical_cases
-from modalign.spatial.fields import write_itk_field
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +70,6 @@ def test_values_are_averaged_like_in_tables(tmp_path, rng):
     found = read_values([tmp_path / "m.tsv"]).per_case["m", "dice"]
     assert list(found.values()) == pytest.approx(list(expected.values))
     assert [(case, "") for case in found] == list(expected.units)
-
-
-def test_slice_and_detail_are_where_the_truth_moves(tmp_path):
-    store = write_store(tmp_path / "store", PHANTOM, truth=True, cases=1, shift=0)
-    x, y, z = GRID.indices()
-    field = np.zeros((3, *GRID.shape), np.float32)
-    near = np.exp(-(((x - 12) / 4) ** 2 + ((y - 15) / 4) ** 2 + ((z - 3) / 0.8) ** 2))
-    field[1] = 5 * near
-    write_itk_field(store.folder / "p0" / "true_field.nii.gz", field, GRID)
-    scene = make_scene(store, "p0", [], read_values([]))
-    assert scene.z == 3
-    (x0, x1), (y0, y1) = scene.box
-    assert x0 <= 12 < x1
-    assert y0 <= 15 < y1
-    assert scene.misaligned_mm == pytest.approx(
-        np.linalg.norm(field[:, :, :, 3] * 2, axis=0)[store.load("p0").fixed_mask.data[:, :, 3] > 0].mean(), rel=1e-3
-    )
 
 
 def test_panels_show_results_differences_and_failures(run, tmp_path, drawn):

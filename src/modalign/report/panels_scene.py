@@ -93,9 +93,9 @@ def make_scene(
 ) -> Scene:
     """Read a case and choose the slice and the detail in which fixed and moving differ most.
 
-    That is displacement times image gradient where the true field is known, and the difference of the two scans'
-    gradient magnitudes where it isn't: the slice is the one with the largest mean among those whose mask has at least
-    half of the largest area, and the detail lies where it is largest.
+    That is displacement times image gradient where the true field is known (the gradient alone where nothing is
+    displaced), and the difference of the two scans' gradient magnitudes where it isn't: the slice is the one with the
+    largest mean among those whose mask has at least half of the largest area, and the detail lies where it is largest.
 
     Args:
         store: case store.
@@ -167,7 +167,8 @@ def _misalignment(
     if case.true_field is None:
         return np.where(inside, np.abs(gradients[0] - gradients[1]), 0), None
     displacement = np.linalg.norm(field_to_mm(case.true_field, case.grid), axis=0)
-    return np.where(inside, displacement * gradients[1], 0), displacement
+    seen = displacement if displacement[inside].any() else 1.0
+    return np.where(inside, seen * gradients[1], 0), displacement
 
 
 def _slice(score: np.ndarray, inside: np.ndarray) -> int:
