@@ -156,14 +156,14 @@ def test_a_killed_batch_goes_on_where_it_was(shift, store, tmp_path, monkeypatch
     assert outcome(run_trials(shift, store, folder, [1], batch=3)[-1]) == outcome(whole[1])
     assert tried == [0, 1, 2, 3, 4, 5]
     assert sorted(path.name for path in folder.glob("*.*")) == ["trials-0.json", "trials-1.json"]
-    # With other settings, what is left of a killed job is of no use.
+    # With other code, as with other settings, what is left of a killed job is of no use.
     dies_at(5)
     (folder / "trials-1.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         run_trials(shift, store, folder, [1], batch=3)
     dies_at(None)
     tried.clear()
-    run_trials(shift, store, folder, [1], batch=3, startup=2)
+    run_trials(shift, store, folder, [1], batch=3, code="another")
     assert tried == [3, 4, 5]
 
 

@@ -46,6 +46,7 @@ class Search:
         batch: trials that a job makes, one after another.
         parallel: batches in a round.
         share: of the best trials, to which the Gaussian process that chooses is fitted.
+        code: digest of the code that trials run: those of other code are of no use to a killed batch.
     """
 
     spec: Mapping[str, Any]
@@ -56,11 +57,12 @@ class Search:
     batch: int = 1
     parallel: int = 1
     share: float = 0.6
+    code: str = ""
 
     @classmethod
     def read(cls, path: Path) -> "Search":
-        """As the workflow describes it in search.json, where the digest of the method's code stands as well."""
-        described = {name: value for name, value in read_json(path).items() if name != "code"}
+        """As the workflow describes it in search.json."""
+        described = read_json(path)
         ranges = {name: read_range(entry) for name, entry in described.pop("ranges").items()}
         return cls(**described, ranges=ranges)
 
