@@ -206,7 +206,7 @@ class TestLpips:
         assert values[0] < values[1] < values[2]
 
     def test_unknown_net(self, rng):
-        with pytest.raises(ConfigError, match="'alexnet' or 'vgg16'"):
+        with pytest.raises(ConfigError, match="one of: alexnet, vgg16"):
             FeatureSource().lpips(np.zeros((1, 64, 64)), np.zeros((1, 64, 64)), "resnet")
 
 

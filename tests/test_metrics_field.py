@@ -152,7 +152,7 @@ class TestSmoothness:
         assert measure_grad_phi_l2(pair_of(field), 3)[0].value == pytest.approx(grad_phi_l2(field, 3))
 
     def test_bad_dimension(self):
-        with pytest.raises(ConfigError, match="write 2, 3 or auto"):
+        with pytest.raises(ConfigError, match="write one of: 2, 3, auto"):
             measure_grad_phi_l2(pair_of(np.zeros((3, 4, 4, 4))), 4)
 
 
@@ -185,5 +185,5 @@ class TestRegistrationError:
 
     def test_bad_unit(self):
         field = np.zeros((3, 4, 4, 4))
-        with pytest.raises(ConfigError, match="'mm' or 'voxel'"):
+        with pytest.raises(ConfigError, match="write one of: mm, voxel"):
             measure_tre(pair_of(field, field), "cm", None, "grid")

@@ -300,7 +300,7 @@ class TestAgainstTruth:
         [
             (lambda p: measure_psnr(p, "largest", "slice"), "stored, data, as_released"),
             (lambda p: measure_ssim(p, "as_released", "gaussian"), "stored, data"),
-            (lambda p: measure_ssim(p, "stored", "box"), "'gaussian' or 'uniform'"),
+            (lambda p: measure_ssim(p, "stored", "box"), "one of: gaussian, uniform"),
             (lambda p: measure_nmae(p, "brain"), "region 'brain'"),
         ],
     )

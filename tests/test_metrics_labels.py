@@ -243,7 +243,7 @@ class TestMissingStructures:
     def test_what_else_could_count(self):
         a = box((8, 8, 4), (2, 2, 1), (5, 5, 3))
         pair = pair_of(a, a, shift(a.shape, 20, 0, 0), names={1: "bladder"})
-        with pytest.raises(ConfigError, match="missing 'nan' of surface distances is not known; write 'diagonal'"):
+        with pytest.raises(ConfigError, match="missing can't be 'nan'; write one of: diagonal, drop"):
             measure_asd(pair, **{**SURFACE, "missing": "nan"})
 
 
@@ -264,7 +264,7 @@ class TestPerSlice:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"interpolation": "cubic"}, "'nearest' or 'linear'"), ({"region": "organ"}, "region 'organ'")],
+    [({"interpolation": "cubic"}, "one of: nearest, linear"), ({"region": "organ"}, "region 'organ'")],
 )
 def test_bad_options(blobs, options, message):
     with pytest.raises(ConfigError, match=message):
@@ -272,5 +272,5 @@ def test_bad_options(blobs, options, message):
 
 
 def test_bad_direction(blobs):
-    with pytest.raises(ConfigError, match="'max' or 'pooled'"):
+    with pytest.raises(ConfigError, match="one of: max, pooled"):
         hausdorff(surface_distances(*blobs, SPACING), 95, "mean")

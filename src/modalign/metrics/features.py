@@ -19,6 +19,7 @@ import numpy as np
 from modalign.errors import ConfigError, DataError
 from modalign.files import replacing, sha256
 from modalign.metrics import RANDOM_SUFFIX
+from modalign.metrics.choices import check_option
 from modalign.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -188,8 +189,7 @@ class FeatureSource:
         return network.eval().to(self.device)
 
     def _lpips(self, net: str) -> Any:
-        if net not in ("alexnet", "vgg16"):
-            raise ConfigError(f"lpips has no net {net!r}; write 'alexnet' or 'vgg16'")
+        check_option("lpips", "net", net)
         if net not in self._networks:
             network = _lpips_network(net)
             if self.kind == "random":

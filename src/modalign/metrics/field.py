@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from modalign.errors import ConfigError
+from modalign.metrics.choices import check_option
 from modalign.metrics.pair import Pair, Value
 
 SMALLEST_DETERMINANT = 1e-9
@@ -148,8 +148,7 @@ def measure_sdlogj_l2r(pair: Pair, region: str) -> list[Value]:
 
 def measure_grad_phi_l2(pair: Pair, dimension: int | str) -> list[Value]:
     """IMSE's smoothness; `dimension` 2, 3, or ``auto``: 2 if the field has no through-plane component."""
-    if dimension not in (2, 3, "auto"):
-        raise ConfigError(f"dimension {dimension!r} of grad_phi_l2 is not known; write 2, 3 or auto")
+    check_option("grad_phi_l2", "dimension", dimension)
     field = _field(pair)
     flat = field.shape[3] == 1 or not field[2].any()
     return [Value(grad_phi_l2(field, (2 if flat else 3) if dimension == "auto" else int(dimension)))]

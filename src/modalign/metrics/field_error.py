@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from modalign.errors import ConfigError
+from modalign.metrics.choices import check_option
 from modalign.metrics.pair import Pair, Value
 from modalign.spatial.fields import field_to_mm
 from modalign.volumes import Grid
@@ -14,8 +14,7 @@ def field_error(field: np.ndarray, truth: np.ndarray, grid: Grid, unit: str = "m
     Raises:
         ConfigError: the unit is neither.
     """
-    if unit not in ("mm", "voxel"):
-        raise ConfigError(f"unit {unit!r} of the registration error is not known; write 'mm' or 'voxel'")
+    check_option("tre_mm", "unit", unit)
     difference = field.astype(np.float64) - truth
     if unit == "mm":
         difference = field_to_mm(difference, grid)

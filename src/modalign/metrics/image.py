@@ -3,7 +3,6 @@
 import numpy as np
 import scipy.ndimage as ndi
 
-from modalign.errors import ConfigError
 from modalign.metrics.choices import check_option
 from modalign.metrics.pair import Pair, Value
 
@@ -43,8 +42,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, data_range: float, window: str = 
     Raises:
         ConfigError: the window is neither.
     """
-    if window not in ("gaussian", "uniform"):
-        raise ConfigError(f"window {window!r} of ssim is not known; write 'gaussian' or 'uniform'")
+    check_option("ssim", "window", window)
     size = 11 if window == "gaussian" else 7
     if min(image.shape) < size or not data_range:
         return float("nan")

@@ -12,6 +12,7 @@ import scipy.ndimage as ndi
 from modalign.cases import Case
 from modalign.errors import ConfigError, DataError
 from modalign.methods.base import moving_on_fixed_grid
+from modalign.metrics.choices import check_option
 from modalign.spatial.fields import sampling_positions
 from modalign.volumes import Volume
 
@@ -129,8 +130,7 @@ class Pair:
         fixed, moving = self.case.fixed_labels, self.case.moving_labels
         assert fixed is not None
         assert moving is not None
-        if interpolation not in ("nearest", "linear"):
-            raise ConfigError(f"interpolation {interpolation!r} of labels is not known; write 'nearest' or 'linear'")
+        check_option("dice", "interpolation", interpolation)
         key = ("warped labels", interpolation)
         if key not in self.memory:
             warp = _warp_nearest if interpolation == "nearest" else _warp_linear

@@ -45,7 +45,7 @@ def measure_hausdorff(pair: Pair, missing: str) -> list[Value]:
 
     Args:
         pair: the case, its alignment and the segmentation of the aligned image.
-        missing: what counts where the segmenter finds nothing: see :data:`~modalign.metrics.surface.MISSING`.
+        missing: what counts where the segmenter finds nothing: see :data:`~modalign.metrics.choices.MISSING`.
 
     NaN where the fixed scan lacks the structure.
     """

@@ -6,16 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.ndimage as ndi
 
-from modalign.errors import ConfigError
 from modalign.metrics import LOST
+from modalign.metrics.choices import check_option
 from modalign.metrics.overlap import structures
 from modalign.metrics.pair import Pair, Value
-
-MISSING = ("diagonal", "drop")
-"""What a structure counts that the truth has and the result lacks. ``diagonal``: the diagonal of the fixed grid, which
-no distance exceeds; otherwise the mean would improve with every structure that is lost. BraTS evaluates so, with the
-373.13 mm of its 240 x 240 x 155 grid (Isensee et al. 2020, "nnU-Net for Brain Tumor Segmentation"). ``drop``: nothing,
-the value is left out."""
 
 
 class SurfaceDistances(NamedTuple):
@@ -65,8 +59,7 @@ def hausdorff(distances: SurfaceDistances, percentile: float = 100, directions: 
     Raises:
         ConfigError: the directions are neither.
     """
-    if directions not in ("max", "pooled"):
-        raise ConfigError(f"directions {directions!r} of hd95_mm are not known; write 'max' or 'pooled'")
+    check_option("hd95_mm", "directions", directions)
     if directions == "pooled":
         return float(np.percentile(np.concatenate(distances), percentile))
     return float(max(np.percentile(d, percentile) for d in distances))
@@ -88,7 +81,9 @@ def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float] | np.ndarray) 
 
 
 def lost_distance(pair: Pair, structure: str, missing: str, flat: bool = False) -> float:
-    """What the distance to a structure counts that the truth has and the result lacks, in mm; see :data:`MISSING`.
+    """What the distance to a structure counts that the truth has and the result lacks, in mm.
+
+    See :data:`~modalign.metrics.choices.MISSING`.
 
     Args:
         pair: the case; a remark says of which structures a distance is made up.
@@ -99,8 +94,7 @@ def lost_distance(pair: Pair, structure: str, missing: str, flat: bool = False) 
     Raises:
         ConfigError: `missing` is neither.
     """
-    if missing not in MISSING:
-        raise ConfigError(f"missing {missing!r} of surface distances is not known; write 'diagonal' or 'drop'")
+    check_option("hd95_mm", "missing", missing)
     if missing == "drop":
         return float("nan")
     pair.remarks.add(f"{structure} {LOST}")
@@ -119,7 +113,7 @@ def measure_hausdorff(pair: Pair, interpolation: str, region: str, per_slice: bo
         region: as :func:`~modalign.metrics.overlap.measure_dice`.
         per_slice: as :func:`~modalign.metrics.overlap.measure_dice`; distances are then within the slice.
         missing: what counts where warping drives a structure out of the grid, the region or the slice, so that there
-            is no distance: see :data:`MISSING`.
+            is no distance: see :data:`~modalign.metrics.choices.MISSING`.
 
     NaN where the fixed or the moving scan lacks the structure, which is not the alignment's doing.
     """
