@@ -140,7 +140,7 @@ def materialised(first: Tensor, second: Tensor, bandwidth: float = 0.5) -> Tenso
 
 @pytest.mark.parametrize("tile", [1, 60, 10**6])
 def test_tiles_do_not_change_the_contextual_similarity_or_its_gradients(monkeypatch, tile):
-    monkeypatch.setattr(contextual, "TILE_ELEMENTS", tile)
+    monkeypatch.setitem(contextual.TILE_ELEMENTS, "cpu", tile)
     first, second = unit(2, 23, 6).requires_grad_(), unit(2, 31, 6, seed=1).requires_grad_()
     outcomes = []
     for similarity in (contextual_similarity, materialised):
@@ -184,7 +184,7 @@ def test_the_contextual_loss_is_exact_under_mixed_precision(form):
 
 
 def test_the_printed_contextual_loss_is_the_mean_distance_to_the_nearest_feature(monkeypatch):
-    monkeypatch.setattr(contextual, "TILE_ELEMENTS", 50)
+    monkeypatch.setitem(contextual.TILE_ELEMENTS, "cpu", 50)
     random = torch.Generator().manual_seed(0)
     image, target = (torch.randn(2, 5, *size, generator=random) for size in ((4, 5), (3, 6)))
     first, second = (functional.normalize(x.flatten(2), dim=1) for x in (image, target))

@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-TILE_ELEMENTS = 2**22
-"""Similarities held at a time; 16 MiB of float32."""
+TILE_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
+"""Similarities held at a time: on a CPU as many as stay in its cache."""
 FLAT = 1e-5
 """Added to the smallest distance, by which distances are divided."""
+LEAST_LOG = -50.0
+"""Of a similarity and the largest of its row: less makes no difference, and exponentials that are hardly numbers any
+more are ten times slower."""
 
 
 def contextual_loss(
@@ -68,7 +71,7 @@ def _relative(image: Tensor, target: Tensor, bandwidth: float) -> Tensor:
 def _nearest(image: Tensor, target: Tensor) -> Tensor:
     first, second = (functional.normalize(x, dim=2, eps=1e-8) for x in (image, target))
     with torch.no_grad():
-        tiles = _tiles(second.shape[1], first.shape[0] * first.shape[1])
+        tiles = _tiles(second.shape[1], first)
         nearest = [torch.bmm(second[:, start:stop], first.transpose(1, 2)).argmax(2) for start, stop in tiles]
     # Only the nearest features take part in the gradient, so that the table of all cosines needn't be kept.
     found = first.gather(1, torch.cat(nearest, 1)[..., None].expand(-1, -1, first.shape[2]))
@@ -107,65 +110,105 @@ def contextual_similarity(first: Tensor, second: Tensor, bandwidth: float = 0.5)
 class _Contextual(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, bandwidth: float) -> Tensor:
-        batch, rows = first.shape[:2]
-        columns = second.shape[1]
-        best = first.new_full((batch, columns), -torch.inf)
-        winner = torch.zeros(batch, columns, dtype=torch.long, device=first.device)
-        for start, stop in _tiles(rows, batch * columns):
-            likelihood = _log_similarity(first[:, start:stop], second, bandwidth)[0]
-            highest, where = likelihood.max(1)
-            better = highest > best
-            best = torch.where(better, highest, best)
-            winner = torch.where(better, where + start, winner)
+        found = [_best(first[some], second[some], bandwidth) for some in _samples(first, second)]
+        best, winner = (torch.cat(parts) for parts in zip(*found, strict=True))
         ctx.save_for_backward(first, second, winner, best)
         ctx.bandwidth = bandwidth
-        return best.exp().mean(1)
+        return best.mean(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         first, second, winner, best = ctx.saved_tensors
-        of_first = torch.zeros_like(first) if ctx.needs_input_grad[0] else None
+        # d mean_j best_j = best_j / M d log best_j, and best_j is the softmax of row winner_j at column j.
+        weight = best * (gradient / second.shape[1])[:, None]
+        of_first = torch.zeros_like(first)
         of_second = torch.zeros_like(second) if ctx.needs_input_grad[1] else None
-        # d mean_j exp(best_j) = exp(best_j) / M d best_j, and best_j is the log-softmax of row winner_j at column j.
-        weight = best.exp() * (gradient / second.shape[1])[:, None]
         with torch.autocast(first.device.type, enabled=False):
-            for one in range(len(first)):
-                rows, place = torch.unique(winner[one], return_inverse=True)
-                for start, stop in _tiles(len(rows), second.shape[1]):
-                    mine = (place >= start) & (place < stop)
-                    x, y = first[one, rows[start:stop]], second[one]
-                    slope = _slope(x, y, place[mine] - start, mine, weight[one, mine], ctx.bandwidth)
-                    if of_first is not None:
-                        of_first[one, rows[start:stop]] = slope @ y
-                    if of_second is not None:
-                        of_second[one] += slope.T @ x
+            for some in _samples(first, second):
+                add_to = of_first[some], None if of_second is None else of_second[some]
+                _add_gradients(first[some], second[some], winner[some], weight[some], ctx.bandwidth, *add_to)
         return of_first, of_second, None
 
 
-def _slope(x: Tensor, y: Tensor, row: Tensor, mine: Tensor, weight: Tensor, bandwidth: float) -> Tensor:
-    """The gradient of ``sum_j weight_j log CX[row_j, j]`` (over the columns `mine`) by the cosines of `x` and `y`."""
-    likelihood, distance, smallest, nearest = (part[0] for part in _log_similarity(x[None], y[None], bandwidth))
-    totals = weight.new_zeros(len(x)).index_add_(0, row, weight)
-    slope = likelihood.exp_().mul_(-totals[:, None])
-    slope[row, mine.nonzero()[:, 0]] += weight
+def _best(first: Tensor, second: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+    """``max_i CX_ij`` and the i where it is, (B, M) each."""
+    best = first.new_full(second.shape[:2], -1)
+    winner = torch.zeros(second.shape[:2], dtype=torch.long, device=first.device)
+    for start, stop in _tiles(first.shape[1], second):
+        similarity = _similarity(first[:, start:stop], second, bandwidth)[0]
+        highest = similarity.amax(1)
+        # Which row it is comes from a search of the maximum: faster than a maximum that keeps its place.
+        sample, row, column = (similarity == highest[:, None]).nonzero(as_tuple=True)
+        where = torch.zeros_like(winner)
+        where[sample, column] = row
+        better = highest > best
+        best = torch.where(better, highest, best)
+        winner = torch.where(better, where + start, winner)
+    return best, winner
+
+
+def _add_gradients(
+    first: Tensor,
+    second: Tensor,
+    winner: Tensor,
+    weight: Tensor,
+    bandwidth: float,
+    of_first: Tensor,
+    of_second: Tensor | None,
+) -> None:
+    """Add the gradients of ``sum_j weight_j log CX[winner_j, j]`` by `first` and by `second` to the last two."""
+    rows, place = _winners(winner, first.shape[1])
+    for start, stop in _tiles(rows.shape[1], second):
+        index = rows[:, start:stop, None].expand(-1, -1, first.shape[2])
+        mine = torch.where((place >= start) & (place < stop), weight, 0)
+        x = first.gather(1, index)
+        slope = _slope(x, second, (place - start).clamp(0, stop - start - 1), mine, bandwidth)
+        of_first.scatter_(1, index, torch.bmm(slope, second))
+        if of_second is not None:
+            of_second.baddbmm_(slope.transpose(1, 2), x)
+
+
+def _winners(winner: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The rows that hold a maximum, (B, n), for each sample in rising order, with others behind them in samples that
+    have fewer; and where in them each of `winner` (B, M) is."""
+    won = torch.zeros(len(winner), rows, dtype=torch.long, device=winner.device).scatter_(1, winner, 1)
+    order = won.argsort(dim=1, descending=True, stable=True)
+    return order[:, : int(won.sum(1).max())], (won.cumsum(1) - 1).gather(1, winner)
+
+
+def _slope(x: Tensor, y: Tensor, row: Tensor, weight: Tensor, bandwidth: float) -> Tensor:
+    """The gradient of ``sum_j weight_j log CX[row_j, j]`` by the cosines of `x` (B, n, C) and `y` (B, M, C)."""
+    similarity, distance, smallest = _similarity(x, y, bandwidth, keep=True)
+    totals = weight.new_zeros(x.shape[:2]).scatter_add_(1, row, weight)
+    slope = similarity.mul_(-totals[:, :, None]).scatter_add_(1, row[:, None], weight[:, None])
     scale = bandwidth * (smallest + FLAT)
     # d_ij is divided by the smallest of its row, which therefore takes part in the gradient of all of them.
-    through_smallest = (slope * distance).sum(1) / (scale * (smallest + FLAT))
-    slope = slope / -scale[:, None]
-    slope[torch.arange(len(x), device=x.device), nearest] += through_smallest
-    return slope.mul_(-0.5).masked_fill_(distance <= 0, 0)
+    through_smallest = (slope * distance).sum(2) / (scale * (smallest + FLAT))
+    slope.mul_(0.5 / scale[:, :, None])
+    slope.scatter_add_(2, distance.argmin(2, keepdim=True), -0.5 * through_smallest[:, :, None])
+    return slope.masked_fill_(distance <= 0, 0)
 
 
-def _log_similarity(x: Tensor, y: Tensor, bandwidth: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """log CX (B, n, M) of rows `x` with all of `y`; the distances, and the smallest of each row and where it is."""
-    distance = torch.bmm(x, y.transpose(1, 2)).mul_(-0.5).add_(0.5).clamp_(min=0)
-    smallest, nearest = distance.min(2)
+def _similarity(x: Tensor, y: Tensor, bandwidth: float, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """CX (B, n, M) of rows `x` with all of `y`; the distances, where they are to be kept, and the smallest of each
+    row."""
+    half = x.new_tensor(0.5).expand(len(x), x.shape[1], y.shape[1])
+    distance = torch.baddbmm(half, x, y.transpose(1, 2), alpha=-0.5).clamp_(min=0)
+    smallest = distance.amin(2, keepdim=True)
     # A softmax doesn't change when the same number is added to a row, so the 1 of 1 - d / min d drops out.
-    logits = distance / ((smallest + FLAT) * -bandwidth)[:, :, None]
-    return logits.log_softmax(2), distance, smallest, nearest
+    beyond = distance - smallest if keep else distance.sub_(smallest)
+    likeness = beyond.mul_((-1 / bandwidth) / (smallest + FLAT)).clamp_(min=LEAST_LOG).exp_()
+    return likeness.div_(likeness.sum(2, keepdim=True)), distance, smallest[:, :, 0]
 
 
-def _tiles(rows: int, elements_per_row: int) -> list[tuple[int, int]]:
-    step = max(1, TILE_ELEMENTS // elements_per_row)
+def _samples(first: Tensor, second: Tensor) -> list[slice]:
+    """As many samples at a time as make a tile, and at least one."""
+    step = max(1, TILE_ELEMENTS[first.device.type] // (first.shape[1] * second.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(first), step)]
+
+
+def _tiles(rows: int, other: Tensor) -> list[tuple[int, int]]:
+    """First row and the one after the last of each tile, of rows compared with all of `other` (B, M, C)."""
+    step = max(1, TILE_ELEMENTS[other.device.type] // (len(other) * other.shape[1]))
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
