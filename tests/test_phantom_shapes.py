@@ -6,6 +6,7 @@ import scipy.ndimage as ndi
 
 from modalign.phantoms import shapes
 from modalign.phantoms.anatomy import Anatomy, solid
+from modalign.phantoms.lookup import look_up
 from modalign.phantoms.motion import rigid_about
 from modalign.phantoms.render import Texture, render, render_labels
 from modalign.volumes import Grid, axis_aligned
@@ -123,3 +124,21 @@ class TestRender:
         np.testing.assert_allclose(moved[2:], still[:-2], atol=1e-4)
         inner = ndi.binary_erosion(still > 0.5, iterations=2)
         assert 0.03 < still[inner].std() < 0.2
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 6), (1, 4, 3)])
+def test_tables_are_looked_up_as_scipy_interpolates(shape):
+    rng = np.random.default_rng(0)
+    tables = rng.standard_normal((2, *shape)).astype(np.float32)
+    positions = rng.uniform(-3, 9, (3, 40, 2))
+    expected = [ndi.map_coordinates(table, positions, order=1, mode="nearest") for table in tables]
+    np.testing.assert_allclose(look_up(tables, positions), expected, atol=1e-5)
+
+
+def test_a_lattice_that_repeats_itself_goes_on_beyond_its_border():
+    values = np.random.default_rng(0).standard_normal((4, 5, 6)).astype(np.float32)
+    lattice = shapes.Lattice(values, np.array([1.0, -2.0, 3.0]), step=0.5, wrap=True)
+    points = np.random.default_rng(1).uniform(-20, 20, (3, 100))
+    positions = (points - lattice.origin[:, None]) / lattice.step
+    expected = ndi.map_coordinates(values, positions, order=1, mode="grid-wrap")
+    np.testing.assert_allclose(lattice(points), expected, atol=2e-5)

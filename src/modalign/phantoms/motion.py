@@ -9,6 +9,7 @@ import scipy.ndimage as ndi
 from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
+from modalign.phantoms.lookup import look_up
 from modalign.phantoms.shapes import lattice_points
 from modalign.spatial.fields import field_from_mm
 from modalign.volumes import Grid, apply_affine
@@ -137,7 +138,7 @@ class Motion:
 
     def _look_up(self, table: np.ndarray, points: np.ndarray) -> np.ndarray:
         positions = (points - self.origin.reshape(3, *[1] * (points.ndim - 1))) / self.step
-        return np.stack([ndi.map_coordinates(c, positions, order=1, mode="nearest", output=np.float32) for c in table])
+        return look_up(table, positions)
 
 
 def steepest(displacement: np.ndarray, step: float) -> float:
@@ -201,7 +202,7 @@ def random_motion(
         filled = filled + filling.displacement(nodes + filled)
     origin = nodes[:, 0, 0, 0]
     moved = (nodes + filled - origin.reshape(3, 1, 1, 1)) / step
-    total = filled + np.stack([ndi.map_coordinates(c, moved, order=1, mode="nearest") for c in smooth])
+    total = filled + look_up(smooth, moved)
     if stiffness is not None:
         total = total * (1 - stiffness(nodes))
     # Opposing deformations may squeeze what lies between them to nothing; tissue doesn't, so both are less.

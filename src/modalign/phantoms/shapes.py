@@ -7,6 +7,8 @@ import numpy as np
 import scipy.ndimage as ndi
 from numpy.typing import ArrayLike
 
+from modalign.phantoms.lookup import look_up
+
 Distance = Callable[[np.ndarray], np.ndarray]
 """Points (3, N), mm -> signed distance (N,), mm, negative inside."""
 
@@ -30,8 +32,10 @@ class Lattice:
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """The values at `points` (3, ...), mm: float32 (...)."""
         positions = (points - self.origin.reshape(3, *[1] * (points.ndim - 1)).astype(points.dtype)) / self.step
-        mode = "grid-wrap" if self.wrap else "nearest"
-        return ndi.map_coordinates(self.values, positions, order=1, mode=mode, output=np.float32)
+        if not self.wrap:
+            return look_up(self.values[None], positions)[0]
+        around = np.asarray(self.values.shape).reshape(3, *[1] * (points.ndim - 1))
+        return look_up(np.pad(self.values, (0, 1), mode="wrap")[None], np.mod(positions, around))[0]
 
 
 def lattice_points(bounds: np.ndarray, step: float) -> np.ndarray:
