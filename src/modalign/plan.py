@@ -203,21 +203,18 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     variants = {name: read_variant(name, entry, config) for name, entry in config["methods"].items()}
     for variant in variants.values():
         check_needs(variant, variants)
-    all_datasets = config["datasets"]
+    all_datasets = _datasets(config)
     tuning = make_tuning(config.get("tuning", {}), variants, all_datasets)
     extra = _extra_methods(config, variants)
     tables = _chosen_tables(config)
     every = tuple((paper, number) for paper in config["papers"] for number in paper_tables.tables(paper))
-    unknown = set(config.get("extra_datasets", ())) - set(all_datasets)
-    if unknown:
-        raise ConfigError(f"extra_datasets: there is no data set {min(unknown)!r}; they are: {', '.join(all_datasets)}")
 
     def cells_of(chosen: Iterable[tuple[str, int]]) -> set[Cell]:
         cells: set[Cell] = set()
         for paper, number in chosen:
             for dataset in all_datasets:
                 cells |= paper_tables.cells(paper, variants, {dataset}, extra[dataset], [number])
-        used = {dataset for dataset, _ in cells} | set(config.get("extra_datasets", ()))
+        used = {dataset for dataset, _ in cells} | (set(config.get("extra_datasets", ())) & set(all_datasets))
         cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
         cells |= {(dataset, name) for dataset in used if (name := all_datasets[dataset].get("pseudo_image"))}
         # Everything is compared with doing nothing.
@@ -250,6 +247,16 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         phantom_defaults=config["phantom"],
         tuning=tuning,
     )
+
+
+def _datasets(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The configured data sets without those that are left out."""
+    configured = config["datasets"]
+    for key in ("extra_datasets", "leave_out"):
+        unknown = set(config.get(key, ())) - set(configured)
+        if unknown:
+            raise ConfigError(f"{key}: there is no data set {min(unknown)!r}; they are: {_listed(configured)}")
+    return {name: entry for name, entry in configured.items() if name not in config.get("leave_out", ())}
 
 
 def _chosen_tables(config: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
