@@ -8,7 +8,7 @@ the same.
 import torch
 from torch import Tensor
 
-from modalign.spatial.warp import warp
+from modalign.spatial.warp import identity, sampled_at
 
 
 def gather_all_attention(query: Tensor, key: Tensor, value: Tensor, field: Tensor, window: int, heads: int) -> Tensor:
@@ -16,14 +16,14 @@ def gather_all_attention(query: Tensor, key: Tensor, value: Tensor, field: Tenso
 
     Arguments and result are those of :func:`modalign.networks.daca_attention.deformable_window_attention`.
     """
-    dimension = query.ndim - 2
+    dimension, shape = query.ndim - 2, query.shape[2:]
     along_axis = torch.arange(window, device=query.device) - (window - 1) // 2
     offsets = torch.stack(torch.meshgrid(*[along_axis] * dimension, indexing="ij")).flatten(1).to(field)
-    samples = torch.cat([key, value], dim=1)
-    sampled = torch.stack(
-        [warp(samples, field + offset.reshape(1, -1, *[1] * dimension), padding="zeros") for offset in offsets.T]
-    )
-    keys, values = sampled.unflatten(2, (2, heads, -1)).unbind(2)
-    queries = query.unflatten(1, (heads, -1))
-    logits = (queries * keys).sum(3) * queries.shape[2] ** -0.5
-    return (logits.softmax(0).unsqueeze(3) * values).sum(0).flatten(1, 2)
+    # The samples of a window behind one another along the first axis, so that one call looks all of them up.
+    centres = (identity(shape, field.device, field.dtype) + field).unsqueeze(2)
+    positions = (centres + offsets.reshape(1, dimension, -1, *[1] * dimension)).flatten(2, 3)
+    samples = sampled_at(torch.cat([key, value], dim=1), positions, padding="zeros")
+    keys, values = samples.unflatten(2, (-1, shape[0])).unflatten(1, (2, heads, -1)).unbind(1)
+    queries = query.unflatten(1, (heads, -1)).unsqueeze(3)
+    logits = (queries * keys).sum(2) * queries.shape[2] ** -0.5
+    return (logits.softmax(2).unsqueeze(2) * values).sum(3).flatten(1, 2)

@@ -37,11 +37,22 @@ def warp(
         message = f"a field for an image of shape {tuple(image.shape)} has {dimension} components, in as many axes"
         raise ValueError(f"{message}; got shape {tuple(field.shape)}")
     # In half precision, coordinates have no digits left for fractions of a voxel, nor for voxels beyond 256.
-    exact, sampled = (torch.promote_types(tensor.dtype, torch.float32) for tensor in (field, image))
-    positions = identity(field.shape[2:], field.device, exact) + field
-    sizes = image.new_tensor(image.shape[2:], dtype=exact).reshape(1, dimension, *[1] * dimension)
+    exact = torch.promote_types(field.dtype, torch.float32)
+    return sampled_at(image, identity(field.shape[2:], field.device, exact) + field, mode, padding)
+
+
+def sampled_at(
+    image: Tensor,
+    positions: Tensor,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+    padding: Literal["border", "zeros"] = "border",
+) -> Tensor:
+    """The values of `image` (B, C, *S) at `positions` (B, nD, *T) in voxels; otherwise as :func:`warp`."""
+    dimension = image.ndim - 2
+    sizes = positions.new_tensor(image.shape[2:]).reshape(1, dimension, *[1] * dimension)
     # grid_sample wants [-1, 1] between the centres of the outermost voxels, last axis first, components last.
     normalised = 2 * positions / (sizes - 1).clamp(min=1) - 1
+    sampled = torch.promote_types(image.dtype, torch.float32)
     lookup = normalised.flip(1).movedim(1, -1).to(sampled)
     return functional.grid_sample(image.to(sampled), lookup, mode, padding, align_corners=True).to(image.dtype)
 
