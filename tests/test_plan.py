@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from modalign import papers
 from modalign.errors import ConfigError
 from modalign.plan import make_plan, missing_sources
 
@@ -40,6 +41,14 @@ def test_tables_that_are_left_to_their_own_target_cost_the_default_run_nothing(c
     assert ("synthrad2023-cbct-ct-brain", "syn-rbg") in plan.table_cells("rbg", 2)
 
 
+def test_data_sets_that_are_left_out_are_in_no_target(config):
+    config["papers"], config["leave_out"] = ["imse"], ["brats2019-t1-to-t2-3d", "hanseg-ct-to-mr-2d"]
+    plan = make_plan(config)
+    assert {"brats2019-t2-to-t1-3d", "hanseg-mr-to-ct-2d"} < set(plan.datasets)
+    assert not {dataset for dataset, _ in plan.reachable} & set(config["leave_out"])
+    assert {dataset for dataset, _ in plan.table_cells("imse", 2)} == set(plan.datasets)
+
+
 def test_only_what_a_paper_needs_is_planned(config):
     config["papers"] = ["cao2018"]
     plan = make_plan(config)
@@ -50,7 +59,7 @@ def test_only_what_a_paper_needs_is_planned(config):
 
 def test_own_methods_run_wherever_they_fit(config):
     config["methods"]["mine"] = {"method": "affine", "dimension": 3}
-    config["own_methods"] = ["mine"]
+    config["own_methods"], config["leave_out"] = ["mine"], []
     datasets = {dataset for dataset, method in make_plan(config).cells if method == "mine"}
     assert "brats2019-t1-to-t2-3d" in datasets
     assert "brats2019-t1-to-t2-2d" not in datasets
@@ -78,6 +87,7 @@ def test_a_figure_of_segmentations_is_drawn_where_images_are_segmented(config):
 
 
 def test_a_dimension_that_is_left_open_follows_the_data_set(config):
+    config["leave_out"] = []
     plan = make_plan(config)
     dimension = {d: plan.spec(d, "identity", str)["dimension"] for d in ("hanseg-ct-to-mr-2d", "hanseg-ct-to-mr-3d")}
     assert dimension == {"hanseg-ct-to-mr-2d": 2, "hanseg-ct-to-mr-3d": 3}
@@ -109,6 +119,10 @@ def _set(*path):
     ("change", "message"),
     [
         (_set("papers", ["rgb"]), r"no paper 'rgb' to regenerate; the papers are: rbg, registformer, locor, imse, cao"),
+        (
+            _set("leave_out", ["brats"]),
+            r"leave_out: there is no data set 'brats'; they are: synthrad2023-mr-ct-pelvis,",
+        ),
         (_set("tables", {"rbg": [9]}), r"tables: paper rbg has no table 9; its tables are: 1, 2, 3"),
         (
             _set("methods", "syn-rbg", {"method": "sin"}),
@@ -185,6 +199,8 @@ def test_at_full_scale_nothing_of_the_default_run_is_cut_down(config, paper):
     assert not any(set(chosen) & {"steps", "iterations", "linear_iterations"} for chosen in options.values()), options
     assert not any("small" in str(chosen.get("preset")) for chosen in options.values())
     assert all(plan.overrides(dataset).get("size") is None for dataset in plan.datasets)
+    columns = {column.dataset for table in papers.tables(paper).values() for _, _, column in table.cells()}
+    assert set(plan.datasets) >= columns & set(config["datasets"])
 
 
 def _merge(config, overlay):
