@@ -193,14 +193,22 @@ def test_absent_data_are_answered_with_where_to_get_them_and_where_to_put_them(c
 
 @pytest.mark.parametrize("paper", ["rbg", "registformer", "locor", "imse", "cao2018"])
 def test_at_full_scale_nothing_of_the_default_run_is_cut_down(config, paper):
-    _merge(config, yaml.safe_load((ROOT / "config" / f"{paper}.yaml").read_text()))
+    overlay = yaml.safe_load((ROOT / "config" / f"{paper}.yaml").read_text())
+    for_small_images = {"batch", "learning_rate", "smoothness_weight"}
+    kept = {name: set(_options(config, name)) - set(_options(overlay, name)) for name in config["methods"]}
+    _merge(config, overlay)
     plan = make_plan(config)
     options = {name: plan.variants[name].options for _, name in plan.cells}
+    assert not [name for name in options if kept.get(name, set()) & for_small_images]
     assert not any(set(chosen) & {"steps", "iterations", "linear_iterations"} for chosen in options.values()), options
     assert not any("small" in str(chosen.get("preset")) for chosen in options.values())
     assert all(plan.overrides(dataset).get("size") is None for dataset in plan.datasets)
     columns = {column.dataset for table in papers.tables(paper).values() for _, _, column in table.cells()}
     assert set(plan.datasets) >= columns & set(config["datasets"])
+
+
+def _options(config, method):
+    return config.get("methods", {}).get(method, {}).get("options", {})
 
 
 def _merge(config, overlay):
