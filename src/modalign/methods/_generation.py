@@ -19,8 +19,7 @@ class GenerationOptions(TrainingOptions):
 
     keep: Literal["best", "last"] = Field(
         "last",
-        description="weights to use in the end: the last, or those of the best validation by all terms of the loss but "
-        "the adversarial one. RbG and RegistFormer picked by hand among the ten lowest FID",
+        description="weights to use in the end: the last, or (stage 1) those of the best validation",
     )
     contextual_weight: float = Field(5.0, ge=0, description="weight of the contextual loss")
     contextual_layers: tuple[VggLayer, ...] = Field(

@@ -1,6 +1,6 @@
 """What the learned translations share: adversarial training on slices or volumes, and aligning with the result."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from modalign.volumes import Volume
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from modalign.metrics.features import FeatureSource
     from modalign.networks.cyclegan import Discriminators
     from modalign.training.data import Batch
     from modalign.training.loop import Networks, Phases
@@ -42,8 +43,16 @@ class TranslationOptions(TrainingOptions):
     flips: bool = Field(False, description="mirror images at random along x and y in training")
     keep: Literal["best", "last"] = Field(
         "last",
-        description="weights to use in the end: the last, or those of the best validation by the method's own terms of "
-        "the loss, without the adversarial one. RbG and RegistFormer picked by hand among the ten lowest FID",
+        description="weights to use in the end: the last, or those of the best validation",
+    )
+    best_by: Literal["loss", "fid"] = Field(
+        "loss",
+        description="the best validation has the least loss, by the method's own terms without the adversarial one, or "
+        "the least FID of its translations against images of the contrast that they should have. RbG and RegistFormer "
+        "picked by hand among the ten lowest FID",
+    )
+    inception: str | None = Field(
+        None, description="file of weights of Inception-v3 (fid); null = seeded random weights, which is not FID proper"
     )
     gan_weight: float = Field(1.0, ge=0, description="weight of the adversarial term")
     pool: int = Field(0, ge=0, description="how many earlier fakes are kept for the discriminators; 0 = none")
@@ -84,7 +93,7 @@ class Translation(TrainedMethod):
         from modalign.seeds import generator
         from modalign.training.data import Sampling
         from modalign.training.devices import make_deterministic
-        from modalign.training.registration import registration_data, validation_loss
+        from modalign.training.registration import registration_data, validation_batches, validation_loss
 
         options, context, name = self.options, self.context, self.name
         sampling = Sampling(self.dimension, options.batch, options.crop, paired=options.paired, flips=options.flips)
@@ -125,17 +134,38 @@ class Translation(TrainedMethod):
                 {f"discriminator {contrast}": lsgan_discriminator(*judged[contrast]) for contrast in self.contrasts},
             )
 
+        features = _features(options.inception, context.seed, context.device)
+
         def validate(networks: "Networks") -> float:
+            assert data.validation is not None
+            if options.best_by == "fid":
+                shown = (seen(batch) for batch in validation_batches(data.validation, context.device))
+                return self._translations_fid(networks["generators"], shown, features)
+
             def loss(batch: "Batch") -> "Tensor":
                 return torch.stack(list(self._terms(networks["generators"], seen(batch), 0)[1].values())).sum()
 
-            assert data.validation is not None
             return validation_loss(loss, data.validation, context.device)
 
         judge = validate if data.validation is not None else None
         record = self._descend(networks, losses, data.train, data.digest, validate=judge)
         self._save(networks["generators"], limits=dict(data.limits))
-        return record
+        by = f"fid{features.suffix}" if options.best_by == "fid" else "loss"
+        return record | ({} if judge is None else {"best_by": by})
+
+    def _translations_fid(self, generators: "nn.Module", shown: Iterable[Images], features: "FeatureSource") -> float:
+        """The Fréchet distance between the features of translated slices and of slices of the moving contrast."""
+        from modalign.metrics.distribution import frechet_distance
+        from modalign.metrics.pair import to_uint8
+
+        slices: dict[str, list[np.ndarray]] = {"real": [], "fake": []}
+        for images in shown:
+            made = self._translate(generators, images["fixed"], images["moving"])
+            for kind, image in (("real", images["moving"]), ("fake", made)):
+                flat = image if image.ndim == 4 else image.movedim(4, 1).flatten(0, 1)
+                slices[kind].append(to_uint8(flat.flatten(0, 1).float().cpu().numpy(), (-1, 1)))
+        real, fake = (features.inception(np.concatenate(slices[kind])) for kind in ("real", "fake"))
+        return frechet_distance(real, fake)
 
     def align(self, case: Case) -> Alignment:
         """Translate the fixed image; there is no field."""
@@ -188,3 +218,11 @@ def frozen(network: "nn.Module") -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+def _features(inception: str | None, seed: int, device: str) -> "FeatureSource":
+    from modalign.metrics.features import FeatureSource
+
+    if inception is None:
+        return FeatureSource("random", seed=seed, device=device)
+    return FeatureSource("pretrained", files={"inception": inception}, device=device)

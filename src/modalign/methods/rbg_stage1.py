@@ -10,8 +10,11 @@ from modalign.methods._generation import GenerationOptions, VggLayer, contextual
 from modalign.methods._translation import Images, Translation, TranslationOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
 
+    from modalign.metrics.features import FeatureSource
     from modalign.networks.vgg import Vgg19
 
 
@@ -143,6 +146,10 @@ class RbgStage1(Translation):
 
     def _translate(self, generators: Any, fixed: "Tensor", moving: "Tensor") -> "Tensor":
         return generators.synthesis(fixed, moving, self._noise)
+
+    def _translations_fid(self, generators: "nn.Module", shown: "Iterable[Images]", features: "FeatureSource") -> float:
+        self._noise = torch_random(self.context.device, self.context.seed, "rbg_stage1", "noise of validation")
+        return super()._translations_fid(generators, shown, features)
 
     @cached_property
     def _vgg(self) -> "Vgg19":

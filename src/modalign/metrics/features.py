@@ -206,23 +206,26 @@ class FeatureSource:
         """Weights from the user's file, once its digest is right."""
         import torch
 
-        published = PUBLISHED[network]
-        if network not in self.files:
-            raise ConfigError(f"pretrained features need the file of {network} weights: fetch {published.url}")
-        path = Path(self.files[network])
-        if not path.is_file():
-            raise DataError(f"{path} does not exist: fetch the {network} weights from {published.url}")
+        published, path = PUBLISHED[network], self._file(network)
         expected, found = self.sha256.get(network, published.sha256), sha256(path)
         if not found.startswith(expected):
             raise DataError(f"{path} has SHA-256 {found}, not {expected}...: fetch it again from {published.url}")
         log.info("%s features: %s, SHA-256 %s", network, path, found)
         return torch.load(path, map_location="cpu", weights_only=True)
 
+    def _file(self, network: str) -> Path:
+        published = PUBLISHED[network]
+        if network not in self.files:
+            raise ConfigError(f"pretrained features need the file of {network} weights: fetch {published.url}")
+        path = Path(self.files[network])
+        if not path.is_file():
+            raise DataError(f"{path} does not exist: fetch the {network} weights from {published.url}")
+        return path
+
     def _key(self, slices: np.ndarray) -> str:
         """Names features by all that they depend on."""
         if "inception" not in self._digests:
-            path = self.files.get("inception")
-            weights = f"random {self.seed}" if self.kind == "random" or not path else sha256(path)
+            weights = f"random {self.seed}" if self.kind == "random" else sha256(self._file("inception"))
             self._digests["inception"] = f"{weights} {self.size} {self.device}"
         digest = hashlib.sha256(f"{self._digests['inception']} {slices.shape}".encode())
         digest.update(np.ascontiguousarray(slices).tobytes())

@@ -145,22 +145,23 @@ def validation_loss(loss: Callable[[Batch], Tensor], data: PackedCases, device: 
     They are whole and evenly spread, `together` slices at a time, or, if `data` has crops, its first batches.
     """
     values, counts = [], []
-    for batch in _validation_batches(data, together):
-        on_device = {part: images.to(device) for part, images in batch.items()}
-        values.append(float(loss(on_device)))
-        counts.append(len(on_device["fixed"]))
+    for batch in validation_batches(data, device, together):
+        values.append(float(loss(batch)))
+        counts.append(len(batch["fixed"]))
     return float(np.average(values, weights=counts))
 
 
-def _validation_batches(data: PackedCases, together: int) -> Iterator[Batch]:
+def validation_batches(data: PackedCases, device: str, together: int = 8) -> Iterator[Batch]:
+    """The same images every time, on `device`; see :func:`validation_loss`."""
     count = min(len(data), VALIDATION_IMAGES)
-    if data.sampling.crop is not None:
-        yield from (data.batch(step) for step in range(-(-count // data.sampling.batch)))
-        return
-    chosen = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int))
     together = together if data.sampling.dimension == 2 else 1
-    for start in range(0, len(chosen), together):
-        yield data.pick(chosen[start : start + together].tolist())
+    chosen = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int))
+    if data.sampling.crop is not None:
+        batches = (data.batch(step) for step in range(-(-count // data.sampling.batch)))
+    else:
+        batches = (data.pick(chosen[i : i + together].tolist()) for i in range(0, len(chosen), together))
+    for batch in batches:
+        yield {part: images.to(device) for part, images in batch.items()}
 
 
 def align_by_network(
