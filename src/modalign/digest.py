@@ -6,7 +6,7 @@ follows the imports inside this package, and ignores comments, docstrings and la
 
 import ast
 import hashlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -14,7 +14,7 @@ NO_EFFECT = {"modalign.errors", "modalign.cli", "modalign.__init__"}
 """Modules whose edits change no result."""
 
 
-@lru_cache
+@cache
 def code_digest(*entries: str) -> str:
     """Sixteen hex digits over the named modules and every modalign module that they import, directly or not.
 
@@ -48,7 +48,7 @@ def _path(module: str) -> Path | None:
     return None
 
 
-@lru_cache
+@cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """A module's fingerprint, and the modules of this package that it imports."""
     path = _path(module)
