@@ -20,7 +20,8 @@ def gather_all_attention(query: Tensor, key: Tensor, value: Tensor, field: Tenso
     along_axis = torch.arange(window, device=query.device) - (window - 1) // 2
     offsets = torch.stack(torch.meshgrid(*[along_axis] * dimension, indexing="ij")).flatten(1).to(field)
     # The samples of a window behind one another along the first axis, so that one call looks all of them up.
-    centres = (identity(shape, field.device, field.dtype) + field).unsqueeze(2)
+    exact = torch.promote_types(field.dtype, torch.float32)
+    centres = (identity(shape, field.device, exact) + field).unsqueeze(2)
     positions = (centres + offsets.reshape(1, dimension, -1, *[1] * dimension)).flatten(2, 3)
     samples = sampled_at(torch.cat([key, value], dim=1), positions, padding="zeros")
     keys, values = samples.unflatten(2, (-1, shape[0])).unflatten(1, (2, heads, -1)).unbind(1)

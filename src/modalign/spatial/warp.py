@@ -47,7 +47,8 @@ def sampled_at(
     mode: Literal["bilinear", "nearest"] = "bilinear",
     padding: Literal["border", "zeros"] = "border",
 ) -> Tensor:
-    """The values of `image` (B, C, *S) at `positions` (B, nD, *T) in voxels; otherwise as :func:`warp`."""
+    """The values of `image` (B, C, *S) at `positions` (B, nD, *T) in voxels, not in half precision; otherwise as
+    :func:`warp`."""
     dimension = image.ndim - 2
     sizes = positions.new_tensor(image.shape[2:]).reshape(1, dimension, *[1] * dimension)
     # grid_sample wants [-1, 1] between the centres of the outermost voxels, last axis first, components last.
