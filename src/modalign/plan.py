@@ -12,6 +12,7 @@ from typing import Any
 from modalign import papers as paper_tables
 from modalign.errors import ConfigError
 from modalign.plan_checks import check_dataset, check_measure_options
+from modalign.plan_choices import chosen_datasets, chosen_extra_methods, chosen_tables
 from modalign.report.paper_figures import PaperFigure, figures_of
 from modalign.tuning_plan import Tuning, make_tuning
 from modalign.variants import Variant, check_dimensions, check_needs, dimensions_on, read_variant
@@ -203,10 +204,10 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     variants = {name: read_variant(name, entry, config) for name, entry in config["methods"].items()}
     for variant in variants.values():
         check_needs(variant, variants)
-    all_datasets = _datasets(config)
+    all_datasets = chosen_datasets(config)
     tuning = make_tuning(config.get("tuning", {}), variants, all_datasets)
-    extra = _extra_methods(config, variants)
-    tables = _chosen_tables(config)
+    extra = chosen_extra_methods(config, variants)
+    tables = chosen_tables(config)
     every = tuple((paper, number) for paper in config["papers"] for number in paper_tables.tables(paper))
 
     def cells_of(chosen: Iterable[tuple[str, int]]) -> set[Cell]:
@@ -247,52 +248,6 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         phantom_defaults=config["phantom"],
         tuning=tuning,
     )
-
-
-def _datasets(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The configured data sets without those that are left out."""
-    configured = config["datasets"]
-    for key in ("extra_datasets", "leave_out"):
-        unknown = set(config.get(key, ())) - set(configured)
-        if unknown:
-            raise ConfigError(f"{key}: there is no data set {min(unknown)!r}; they are: {_listed(configured)}")
-    return {name: entry for name, entry in configured.items() if name not in config.get("leave_out", ())}
-
-
-def _chosen_tables(config: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    """The tables of the default target: those that `tables` names, and all of the papers that it doesn't name."""
-    named = config.get("tables", {})
-    chosen = []
-    for paper in config["papers"]:
-        known = paper_tables.tables(paper)
-        numbers = known if named.get(paper) is None else named[paper]
-        for number in numbers:
-            if number not in known:
-                raise ConfigError(f"tables: paper {paper} has no table {number}; its tables are: {_listed(known)}")
-            chosen.append((paper, number))
-    return tuple(chosen)
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _extra_methods(config: Mapping[str, Any], variants: Mapping[str, Variant]) -> dict[str, tuple[str, ...]]:
-    extra = {}
-    for dataset, entry in config["datasets"].items():
-        names = [*entry.get("extra_methods", ())]
-        names += [n for n in config.get("own_methods", ()) if n not in names and _fits(n, entry, variants)]
-        for name in names:
-            if name not in variants:
-                raise ConfigError(
-                    f"data set {dataset} asks for method {name!r}, which is not one of: {', '.join(variants)}"
-                )
-        extra[dataset] = tuple(names)
-    return extra
-
-
-def _fits(name: str, entry: Mapping[str, Any], variants: Mapping[str, Variant]) -> bool:
-    return name not in variants or bool(dimensions_on(variants[name], entry))
 
 
 def missing_sources(plan: Plan, root: Path) -> list[str]:
