@@ -1,7 +1,5 @@
 """Similarities and regularisers: known values, slow loops, other libraries, gradients, and where they are lowest."""
 
-import itertools
-
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
@@ -9,7 +7,7 @@ import torch
 
 from modalign.similarity.filters import box_mean, gaussian_mean
 from modalign.similarity.losses import loss_function
-from modalign.similarity.mind import mind, mind_loss, mind_ssc
+from modalign.similarity.mind import mind_loss
 from modalign.similarity.mse import mse
 from modalign.similarity.mutual_information import mutual_information
 from modalign.similarity.ncc import gaussian_ncc, global_ncc, local_ncc
@@ -129,64 +127,6 @@ def test_mutual_information_with_limits_of_its_own_ignores_intensity_units(rng):
     a, b = images(rng, 20, 24), images(rng, 20, 24)
     scaled = mutual_information(1000 * a - 400, 3 * b, limits=None)
     assert scaled.item() == pytest.approx(mutual_information(a, b).item(), abs=1e-9)
-
-
-@pytest.mark.parametrize(("radius", "dilation"), [(1, 2), (2, 2), (2, 1)])
-def test_mind_ssc_agrees_with_convexadam(rng, radius, dilation):
-    from convexAdam.convex_adam_utils import MINDSSC
-
-    image = torch.from_numpy(rng.random((1, 1, 14, 12, 13))).float()
-    theirs = MINDSSC(image.clone(), radius, dilation, device="cpu")
-    ours = mind_ssc(image, radius, dilation)
-    # Their channels come in another order, and a pair may be taken either way round.
-    unmatched = list(range(12))
-    for channel in theirs[0]:
-        differences = [(ours[0, k] - channel).abs().max().item() for k in unmatched]
-        assert min(differences) < 2e-5  # float32: descriptors divide by small variances
-        unmatched.pop(int(np.argmin(differences)))
-
-
-def test_mind_ssc_in_2d_agrees_with_a_loop_over_pixels(rng):
-    image, radius, dilation = rng.random((9, 11)), 1, 2
-    padded = np.pad(image, dilation, mode="edge")
-
-    def at(x: int, y: int, offset: tuple[int, int]) -> float:
-        return padded[x + offset[0] + dilation, y + offset[1] + dilation]
-
-    neighbours = [(-dilation, 0), (dilation, 0), (0, -dilation), (0, dilation)]
-    pairs = [(p, q) for p, q in itertools.combinations(neighbours, 2) if p[0] * q[0] + p[1] * q[1] == 0]
-    squared = np.array([[[(at(x, y, p) - at(x, y, q)) ** 2 for y in range(11)] for x in range(9)] for p, q in pairs])
-    window = np.pad(squared, ((0, 0), (radius, radius), (radius, radius)), mode="edge")
-    distance = np.array(
-        [[[window[c, x : x + 3, y : y + 3].mean() for y in range(11)] for x in range(9)] for c in range(4)]
-    )
-    distance -= distance.min(0)
-    variance = distance.mean(0)
-    variance = variance.clip(0.001 * variance.mean(), 1000 * variance.mean())
-    ours = mind_ssc(torch.from_numpy(image)[None, None], radius, dilation)[0]
-    assert len(ours) == 4
-    np.testing.assert_allclose(ours, np.exp(-distance / variance), atol=1e-9)
-
-
-def test_mind_agrees_with_its_definition_in_scipy(rng):
-    image = rng.random((10, 12, 9))
-    offsets = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
-
-    def distance(offset: tuple[int, ...]) -> np.ndarray:
-        shifted = ndi.shift(image, [-o for o in offset], order=0, mode="nearest")
-        return ndi.gaussian_filter((image - shifted) ** 2, 0.5, mode="nearest", radius=2)
-
-    distances = np.stack([distance(offset) for offset in offsets])
-    expected = np.exp(-distances / (distances.mean(0) + 1e-5))
-    expected /= expected.max(0)
-    ours = mind(torch.from_numpy(image)[None, None], offsets)[0]
-    np.testing.assert_allclose(ours, expected, atol=1e-9)
-
-
-def test_mind_descriptors_do_not_see_inversion_and_offsets(rng):
-    image = images(rng, 20, 22)
-    torch.testing.assert_close(mind_ssc(image), mind_ssc(3 - 2 * image))
-    assert mind_loss(image, 3 - 2 * image).item() == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("loss", [*CROSS_MODAL, gaussian_ncc, global_ncc, mse])

@@ -24,6 +24,27 @@ def box_mean(image: Tensor, radius: int, padding: str = "replicate") -> Tensor:
     return total / size ** (image.ndim - 2)
 
 
+def box_mean_adjoint(gradient: Tensor, radius: int) -> Tensor:
+    """What :func:`box_mean` with repeated border voxels makes of a gradient, (B, C, *S) to the same shape.
+
+    Args:
+        gradient: of the mean.
+        radius: half width of the window in voxels.
+    """
+    if radius == 0:
+        return gradient
+    size = 2 * radius + 1
+    total = functional.pad(gradient, [2 * radius] * 2 * (gradient.ndim - 2))
+    for axis in range(2, gradient.ndim):
+        total, length = _running_sum(total, axis, size), gradient.shape[axis]
+        inner = total.narrow(axis, radius, length)
+        # The border voxels stand for all of their repetitions.
+        inner.narrow(axis, 0, 1).add_(total.narrow(axis, 0, radius).sum(axis, keepdim=True))
+        inner.narrow(axis, length - 1, 1).add_(total.narrow(axis, radius + length, radius).sum(axis, keepdim=True))
+        total = inner
+    return total / size ** (gradient.ndim - 2)
+
+
 def _running_sum(values: Tensor, axis: int, size: int) -> Tensor:
     """Sums over `size` neighbours along one axis, by doubling: a window of 9 takes 4 additions of shifted arrays.
 

@@ -6,12 +6,16 @@ modalities can be compared by their squared difference.
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from modalign.similarity.filters import box_mean, gaussian_mean, weighted_mean
+from modalign.similarity.filters import box_mean, box_mean_adjoint, gaussian_mean, weighted_mean
+
+Offset = tuple[int, ...]
 
 
 def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, sigma: float | None = None) -> Tensor:
@@ -34,15 +38,68 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, sigma: float | N
     adjacent = 2 * dilation**2
     pairs = [(p, q) for p, q in combinations(neighbours, 2) if _squared_distance(p, q) == adjacent]
     padded = functional.pad(image, [dilation] * 2 * (image.ndim - 2), mode="replicate")
-    shifted = {offset: _shifted(padded, offset, dilation) for offset in neighbours}
-    squared = torch.cat([(shifted[p] - shifted[q]).square() for p, q in pairs], dim=1)
-    distance = box_mean(squared, radius) if sigma is None else gaussian_mean(squared, sigma)
-    distance = distance - distance.amin(1, keepdim=True)
-    variance = distance.mean(1, keepdim=True)
-    level = variance.detach().mean(tuple(range(1, variance.ndim)), keepdim=True)
-    # A constant image has no variance at all: the tiny addend makes its descriptor 1 instead of not-a-number.
-    variance = torch.minimum(torch.maximum(variance, 0.001 * level), 1000 * level) + 1e-12
-    return torch.exp(-distance / variance)
+    if sigma is None:
+        return _Contrast.apply(_PatchDistances.apply(padded, pairs, dilation, radius))
+    squared = [(_shifted(padded, p, dilation) - _shifted(padded, q, dilation)).square() for p, q in pairs]
+    return _Contrast.apply(gaussian_mean(torch.cat(squared, dim=1), sigma))
+
+
+class _PatchDistances(torch.autograd.Function):
+    """The mean squared differences of box-shaped patches, (B, 1, *S + 2 * pad) to (B, number of pairs, *S).
+
+    Pair after pair in both directions, so that what is worked on stays in the cache; automatic differentiation would
+    fill an array of zeros for every slice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, pairs: Sequence[tuple[Offset, Offset]], pad: int, radius: int) -> Tensor:
+        ctx.save_for_backward(padded)
+        ctx.pairs, ctx.pad, ctx.radius = pairs, pad, radius
+        distances = padded.new_empty(len(padded), len(pairs), *(n - 2 * pad for n in padded.shape[2:]))
+        for (p, q), distance in zip(pairs, distances.split(1, dim=1), strict=True):
+            distance.copy_(box_mean((_shifted(padded, p, pad) - _shifted(padded, q, pad)).square_(), radius))
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (padded,) = ctx.saved_tensors
+        result = torch.zeros_like(padded)
+        for (p, q), gradient in zip(ctx.pairs, gradients[0].split(1, dim=1), strict=True):
+            difference = _shifted(padded, p, ctx.pad) - _shifted(padded, q, ctx.pad)
+            pull = difference.mul_(box_mean_adjoint(gradient, ctx.radius))
+            _shifted(result, p, ctx.pad).add_(pull, alpha=2)
+            _shifted(result, q, ctx.pad).sub_(pull, alpha=2)
+        return result, None, None, None
+
+
+class _Contrast(torch.autograd.Function):
+    """``exp(-(D - min D) / V)`` of patch distances D, (B, C, *S), with V their held mean over the channels."""
+
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor) -> Tensor:
+        distance = distance - distance.amin(1, keepdim=True)
+        mean = distance.mean(1, keepdim=True)
+        level = mean.mean(tuple(range(1, mean.ndim)), keepdim=True)
+        held = torch.minimum(torch.maximum(mean, 0.001 * level), 1000 * level)
+        # A constant image has no variance at all: the tiny addend makes its descriptor 1 instead of not-a-number.
+        variance = held + 1e-12
+        distance /= variance
+        descriptor = torch.exp(-distance)
+        ctx.save_for_backward(distance, descriptor, variance, held == mean)
+        return descriptor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        distance, descriptor, variance, free = ctx.saved_tensors
+        pull = (gradients[0] * descriptor).div_(variance)
+        # The level, at which the variance is held, counts as a constant.
+        by_mean = (pull * distance).sum(1, keepdim=True).mul_(free) / distance.shape[1]
+        result = by_mean - pull
+        least = (distance == 0).to(result.dtype)
+        shared = result.sum(1, keepdim=True) / least.sum(1, keepdim=True)
+        return (result.addcmul_(least, shared, value=-1),)
 
 
 def mind(
@@ -92,7 +149,7 @@ def mind_loss(fixed: Tensor, warped: Tensor, mask: Tensor | None = None, radius:
     return weighted_mean((mind_ssc(fixed, radius, dilation) - mind_ssc(warped, radius, dilation)).square(), mask)
 
 
-def _nearest_neighbours(dimension: int, distance: int) -> list[tuple[int, ...]]:
+def _nearest_neighbours(dimension: int, distance: int) -> list[Offset]:
     return [
         tuple(sign * distance if axis == own else 0 for axis in range(dimension))
         for own in range(dimension)
