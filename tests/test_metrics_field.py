@@ -84,7 +84,7 @@ class TestJacobian:
         pair = pair_of(np.zeros((3, 8, 8, 8)))
         scores = (measure_folding, measure_jacobian_sd, measure_sdlogj)
         assert [m(pair, "mask")[0].value for m in scores] == [0, 0, 0]
-        assert pair.remarks == {"no fixed mask, so the whole grid counts"}
+        assert pair.remarks == {"no mask, so the whole grid counts"}
 
     def test_only_the_mask_counts(self, rng):
         field = linear(np.eye(3), (12, 12, 12))
@@ -95,6 +95,16 @@ class TestJacobian:
         assert measure_folding(pair, "mask")[0].value == 0
         assert measure_folding(pair, "grid")[0].value > 0
         assert measure_jacobian_sd(pair, "mask")[0].value == pytest.approx(0)
+
+    def test_the_evaluation_mask_comes_before_that_of_the_methods(self, rng):
+        field = linear(np.eye(3), (12, 12, 12))
+        field[0, :6] += wavy(rng, (12, 12, 12))[0, :6] * 20
+        folded, straight = np.zeros((2, 12, 12, 12), dtype=bool)
+        folded[:6], straight[8:] = True, True
+        pair = pair_of(field, mask=folded)
+        assert measure_folding(pair, "mask")[0].value > 0
+        pair.case.evaluation_mask = pair.case.fixed.like(straight.astype(np.uint8))
+        assert measure_folding(pair, "mask")[0].value == 0
 
     def test_sd_of_two_halves(self):
         determinant = np.repeat([0.5, 2.0], 50)

@@ -105,7 +105,7 @@ class TestNotes:
         assert [r.case for r in rows if r.metric == "tre_mm"] == ["p2", "p3"]
         assert notes == {
             "tre_mm": "skipped, the true field is not known (1 of 3 cases); "
-            "no fixed mask, so the whole grid counts (1 of 3 cases)",
+            "no mask, so the whole grid counts (1 of 3 cases)",
             "mae_hu": "skipped, the true aligned image is not known",
             "dice": "skipped, the case has no labels of both scans",
         }

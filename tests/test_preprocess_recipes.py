@@ -144,3 +144,16 @@ def test_own_pairs_on_real_scans_of_different_grids(real_scans, tmp_path):
     matrix = np.array(outcome["matrix"])
     assert np.degrees(np.arccos((np.trace(matrix[:3, :3]) - 1) / 2)) < 10
     assert restore(case.moving, case).grid.same_as(original.grid)
+
+
+def test_heads_of_locors_experiments_are_masked_for_the_measures_alone(index, tmp_path):
+    for name, overrides in (("masked", {}), ("plain", {"mask": False})):
+        prepare(index, "locor-cermep", tmp_path / name, overrides=overrides)
+    masked, plain = (CaseStore(tmp_path / name) for name in ("masked", "plain"))
+    for case in masked.ids(["test"]):
+        with_mask, without = masked.load(case), plain.load(case)
+        assert 0 < with_mask.evaluation_mask.data.mean() < 1
+        assert without.evaluation_mask is None
+        np.testing.assert_array_equal(with_mask.fixed_mask.data, without.fixed_mask.data)
+        assert with_mask.measured_in is with_mask.evaluation_mask
+        assert without.measured_in is without.fixed_mask

@@ -179,7 +179,7 @@ def test_the_head_mask_is_one_filled_piece(context):
     case = make(np.random.default_rng(0), shape=shape)
     case = dataclasses.replace(case, fixed=case.fixed.like(data.astype(np.float32)))
     mask = {
-        d: masks.head_mask(case, context, **d2)[0].fixed_mask.data > 0
+        d: masks.head_mask(case, context, **d2)[0].evaluation_mask.data > 0
         for d, d2 in (
             ("as is", {"final_dilation": 0}),
             ("main", {}),

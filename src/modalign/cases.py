@@ -31,7 +31,9 @@ LABELS = ("fixed_labels", "moving_labels")
 """Integer label maps on the grid of fixed and of moving; 0 is background."""
 TRUTH = ("true_field", "true_image")
 """Where it is known: the displacement field (ITK, mm, LPS) that brings moving onto fixed, and the aligned image."""
-PARTS = INPUTS + LABELS + TRUTH
+EVALUATION_MASK = "evaluation_mask"
+"""Where measures look, on the fixed grid, where that isn't the fixed mask: methods neither see nor need it."""
+PARTS = (*INPUTS, *LABELS, *TRUTH, EVALUATION_MASK)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Case:
     `fixed` (the papers' input x) stays as it is; `moving` (their reference y) is to be aligned with it. Both may lie
     on their own grids. `true_field` is (3, X, Y, Z) in voxels of the fixed grid, array axis order, with
     ``aligned(x) = moving(x + true_field(x))``; `true_image` is the moving modality as it would look in the fixed
-    scan's geometry. Parts that don't exist, or that weren't asked for, are None.
+    scan's geometry. Masks say where methods are to look, and where measures are, unless there is an `evaluation_mask`.
+    Parts that don't exist, or that weren't asked for, are None.
     """
 
     id: str
@@ -66,6 +69,7 @@ class Case:
     moving_labels: Volume | None = None
     true_field: np.ndarray | None = None
     true_image: Volume | None = None
+    evaluation_mask: Volume | None = None
     dataset: str = ""
     split: Split = "test"
     fixed_intensity: Intensity = dataclasses.field(default_factory=Intensity)
@@ -76,6 +80,11 @@ class Case:
     def grid(self) -> Grid:
         """The fixed grid, on which every alignment is given."""
         return self.fixed.grid
+
+    @property
+    def measured_in(self) -> Volume | None:
+        """The mask inside which measures look; None if there is none."""
+        return self.fixed_mask if self.evaluation_mask is None else self.evaluation_mask
 
     @property
     def on_one_grid(self) -> bool:

@@ -33,6 +33,7 @@ class CaseFiles:
         moving_labels: contours on the grid of moving.
         true_field: ITK displacement field on the grid of fixed, LPS mm.
         true_image: the moving modality as it would look in the geometry of fixed.
+        evaluation_mask: where measures look, on the grid of fixed; the fixed mask if there is none.
         split: the split that the data set publishes, if it does.
         patient: whom the scans are of; None if every case is another patient.
     """
@@ -46,6 +47,7 @@ class CaseFiles:
     moving_labels: LabelFiles | None = None
     true_field: Path | None = None
     true_image: Path | None = None
+    evaluation_mask: Path | None = None
     split: str | None = None
     patient: str | None = None
 

@@ -61,8 +61,9 @@ def check_case(case: CaseFiles, layout: Layout, labels: dict[int, str], frames: 
         if contours is not None:
             _contours(contours, grid, labels, found)
     if "fixed" in grids:
-        if case.true_image is not None:
-            _on_grid(case.true_image, grids["fixed"], found)
+        for path in (case.true_image, case.evaluation_mask):
+            if path is not None:
+                _on_grid(path, grids["fixed"], found)
         if case.true_field is not None:
             _field(case.true_field, grids["fixed"], found)
     found.facts |= {f"{part}_sha256": digest for part in PARTS[2:] if (digest := _digest(getattr(case, part)))}

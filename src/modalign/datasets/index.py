@@ -25,8 +25,8 @@ from modalign.volumes import Volume, write_volume
 
 COLUMNS = (
     *("case", "split", "fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
-    *("true_field", "true_image", "fixed_shape", "moving_shape", "fixed_spacing_mm", "moving_spacing_mm"),
-    *("fixed_orientation", "moving_orientation"),
+    *("true_field", "true_image", "evaluation_mask", "fixed_shape", "moving_shape"),
+    *("fixed_spacing_mm", "moving_spacing_mm", "fixed_orientation", "moving_orientation"),
     *(f"{part}_sha256" for part in PARTS),
 )
 

@@ -1,9 +1,11 @@
 """Pairs of one's own: a CSV file names the scans of every case.
 
 Columns: ``case``, ``fixed``, ``moving``, and, where they exist, ``split`` (train, validation, test), ``patient``,
-``fixed_mask``, ``moving_mask``, ``fixed_labels``, ``moving_labels``, ``true_field``, ``true_image``. Paths are
-relative to the CSV. Label files hold one integer map, or a 4D stack of masks (X, Y, Z, L), of which later ones lie on
-top. With ``patient``, several scans of one person are kept in one split.
+``fixed_mask``, ``moving_mask``, ``fixed_labels``, ``moving_labels``, ``true_field``, ``true_image``,
+``evaluation_mask``. Paths are relative to the CSV. Methods look inside the masks of the two scans, and measures inside
+that of the fixed one, or inside the evaluation mask where there is one. Label files hold one integer map, or a 4D stack
+of masks (X, Y, Z, L), of which later ones lie on top. With ``patient``, several scans of one person are kept in one
+split.
 """
 
 import csv
@@ -11,11 +13,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from modalign.cases import PARTS
 from modalign.datasets.base import CaseFiles, Modality, Reader, ReaderOptions
 from modalign.errors import DataError
 
 _NEEDED = ("case", "fixed", "moving")
-_FILES = ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels", "true_field", "true_image")
+_FILES = PARTS
 _COLUMNS = ("case", "split", "patient", *_FILES)
 
 

@@ -127,11 +127,11 @@ def _eroded(mask: Tensor, reach: int) -> Tensor:
     return 1 - invalid
 
 
-def _mind_ssc(radius: int = 2, dilation: int = 2, inside: bool = True) -> Mind:
+def _mind_ssc(radius: int = 2, dilation: int = 2, inside: bool = False) -> Mind:
     return Mind(lambda image: mind_ssc(image, radius, dilation), radius + dilation if inside else 0)
 
 
-def _mind(sigma: float = 0.5, inside: bool = True) -> Mind:
+def _mind(sigma: float = 0.5, inside: bool = False) -> Mind:
     # Patches of nearest neighbours, cut off at three standard deviations.
     return Mind(lambda image: mind(image, sigma=sigma), 1 + math.ceil(3 * sigma) if inside else 0)
 

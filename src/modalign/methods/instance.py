@@ -62,9 +62,9 @@ class Instance(InstanceMethod):
         dilation: int = Field(2, ge=1, description="distance of the compared patches, in samples (mind-ssc)")
         sigma: float = Field(0.5, gt=0, description="standard deviation of the patches, in samples (mind)")
         inside: bool = Field(
-            True,
+            False,
             description="leave out descriptors that look over the masks (mind, mind-ssc); false: keep them, as in the "
-            "code of the Locor paper's comparison",
+            "code of the Locor paper's comparison. Without them little of a small scan is left, and scans drift apart",
         )
         width: int = Field(5, ge=3, description="width of the windows, in samples, odd (lncc)")
 

@@ -97,7 +97,7 @@ _ALL = (
     ),
     Measure(
         "gc_masked", "GC (in mask)", "", "higher", "slice", _IMAGE, 2,
-        "-1 to 1; as GC, correlated over the pixels of the fixed mask; background plays no part.",
+        "-1 to 1; as GC, correlated over the pixels of the case's mask; background plays no part.",
         f"{_HERE}.structure:measure_gc", {"thresholds": "by_modality", "region": "mask"},
         undefined="a slice in which one of the images has no edges in the mask",
     ),
@@ -109,7 +109,7 @@ _ALL = (
     ),
     Measure(
         "nmi_masked", "NMI (in mask)", "", "higher", "slice", _IMAGE, 2,
-        "0 to 1; as NMI, over the pixels of the fixed mask; background plays no part.",
+        "0 to 1; as NMI, over the pixels of the case's mask; background plays no part.",
         f"{_HERE}.information:measure_nmi", {"region": "mask"},
         undefined="a slice outside the mask, or constant in it",
     ),
@@ -168,13 +168,13 @@ _ALL = (
     ),
     Measure(
         "mae_hu", "MAE", "HU", "lower", "case", _TRUE_IMAGE, 1,
-        "0 and up, in HU inside the fixed mask; background plays no part.",
+        "0 and up, in HU inside the case's mask; background plays no part.",
         f"{_HERE}.image:measure_mae_hu", {"region": "mask"},
         undefined="an empty mask",
     ),
     Measure(
         "mae_pseudo_hu", "MAE to pseudo-CT", "HU", "lower", "case", _PSEUDO_IMAGE, 1,
-        "0 and up, in HU inside the fixed mask, against a translated fixed image, so never 0; no truth is needed.",
+        "0 and up, in HU inside the case's mask, against a translated fixed image, so never 0; no truth is needed.",
         f"{_HERE}.image:measure_mae_pseudo_hu", {"region": "mask"},
         undefined="an empty mask",
     ),
@@ -218,7 +218,7 @@ _ALL = (
     ),
     Measure(
         "tre_mm", "TRE", "mm", "lower", "case", _TRUE_FIELD, 2,
-        "0 and up; mean distance between field and true field inside the fixed mask.",
+        "0 and up; mean distance between field and true field inside the case's mask.",
         f"{_HERE}.field_error:measure_tre", {"unit": "mm", "percentile": None, "region": "mask"},
         undefined="an empty mask",
     ),
@@ -230,7 +230,7 @@ _ALL = (
     ),
     Measure(
         "tre95_mm", "TRE95", "mm", "lower", "case", _TRUE_FIELD, 2,
-        "0 and up; 95th percentile of the distances between field and true field inside the fixed mask.",
+        "0 and up; 95th percentile of the distances between field and true field inside the case's mask.",
         f"{_HERE}.field_error:measure_tre", {"unit": "mm", "percentile": 95, "region": "mask"},
         undefined="an empty mask",
     ),
@@ -242,7 +242,7 @@ _ALL = (
     ),
     Measure(
         "folding_percent", "Folding", "%", "lower", "case", _FIELD, 2,
-        "0 to 100; share of voxels whose Jacobian determinant is not positive, inside the fixed mask, so that "
+        "0 to 100; share of voxels whose Jacobian determinant is not positive, inside the case's mask, so that "
         "background plays no part.",
         f"{_HERE}.field:measure_folding", {"region": "mask"}, undefined="an empty mask",
     ),
@@ -254,7 +254,7 @@ _ALL = (
     ),
     Measure(
         "sdlogj", "SDlogJ", "", "lower", "case", _FIELD, 3,
-        "0 and up, 0 for rigid and affine fields; standard deviation of log |J| inside the fixed mask, so that "
+        "0 and up, 0 for rigid and affine fields; standard deviation of log |J| inside the case's mask, so that "
         "background plays no part; folded voxels count as log 1e-9.",
         f"{_HERE}.field:measure_sdlogj", {"region": "mask"}, undefined="an empty mask",
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from modalign.cases import Case, CaseStore
+from modalign.cases import EVALUATION_MASK, Case, CaseStore
 from modalign.errors import DataError
 from modalign.metrics.pair import Pair
 from modalign.spatial.fields import read_itk_field
@@ -34,7 +34,8 @@ def load_pair(
         DataError: the alignment or the pseudo image doesn't lie on the fixed grid, or isn't finite.
     """
     needs = set(needs)
-    parts = ["fixed", "moving", "fixed_mask", *(part for need in sorted(needs) for part in _PARTS.get(need, ()))]
+    wanted = [part for need in sorted(needs) for part in _PARTS.get(need, ())]
+    parts = ["fixed", "moving", "fixed_mask", EVALUATION_MASK, *wanted]
     loaded = store.load(case, parts)
     for labels in (loaded.fixed_labels, loaded.moving_labels):
         if labels is not None and labels.data.dtype.kind not in "iu":

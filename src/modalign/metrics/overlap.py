@@ -54,7 +54,7 @@ def measure_dice(pair: Pair, interpolation: str, region: str, per_slice: bool) -
     Args:
         pair: the case and its alignment.
         interpolation: ``nearest``, or ``linear`` with a cut at one half (IMSE's code).
-        region: ``grid``, or ``mask``: structures count inside the fixed mask only (Locor's abdomen experiment).
+        region: ``grid``, or ``mask``: structures count inside the case's mask only (Locor's abdomen experiment).
         per_slice: one value per structure and axial slice that contains it, instead of one per structure.
 
     A structure that warping drives out of the grid scores 0.

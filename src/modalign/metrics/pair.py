@@ -105,13 +105,13 @@ class Pair:
         return self.case.true_image.data
 
     def inside(self, region: str) -> np.ndarray:
-        """Where a measure counts, bool (X, Y, Z): everywhere, or in the fixed mask (everywhere if there is none)."""
+        """Where a measure counts, bool (X, Y, Z): everywhere, or in the case's mask (everywhere if there is none)."""
         if region not in ("mask", "grid", "slice"):
             raise ConfigError(f"region {region!r} is not known here; write 'mask', or 'grid' for the whole volume")
         if region == "mask":
-            if self.case.fixed_mask is not None:
-                return self.case.fixed_mask.data > 0
-            self.remarks.add("no fixed mask, so the whole grid counts")
+            if self.case.measured_in is not None:
+                return self.case.measured_in.data > 0
+            self.remarks.add("no mask, so the whole grid counts")
         return np.ones(self.image.shape, dtype=bool)
 
     @cached_property

@@ -27,10 +27,11 @@ def load_raw(info: Mapping[str, Any], row: Mapping[str, str]) -> Case:
     fixed, moving = (_image(folder / row[side]) for side in ("fixed", "moving"))
     scans = {"fixed": fixed, "moving": moving}
     parts: dict[str, Any] = {}
-    for side, scan in scans.items():
-        if path := row.get(f"{side}_mask"):
+    for part, scan in (("fixed_mask", fixed), ("moving_mask", moving), ("evaluation_mask", fixed)):
+        if path := row.get(part):
             mask = read_volume(folder / path)
-            parts[f"{side}_mask"] = _on(scan, (mask.data > 0).astype(np.uint8), folder / path)
+            parts[part] = _on(scan, (mask.data > 0).astype(np.uint8), folder / path)
+    for side, scan in scans.items():
         if files := label_files(row.get(f"{side}_labels", ""), folder):
             parts[f"{side}_labels"] = _on(scan, read_labels(files, scan.grid, names).data, folder)
     if path := row.get("true_field"):

@@ -15,7 +15,7 @@ from modalign.preprocess.sampling import resample, sample_at, sample_vectors
 from modalign.spatial.fields import field_from_mm, field_to_mm
 from modalign.volumes import Grid, Volume, apply_affine
 
-FIXED_PARTS = {"fixed": 1, "fixed_mask": 0, "fixed_labels": 0, "true_image": 1}
+FIXED_PARTS = {"fixed": 1, "fixed_mask": 0, "fixed_labels": 0, "true_image": 1, "evaluation_mask": 0}
 MOVING_PARTS = {"moving": 1, "moving_mask": 0, "moving_labels": 0}
 """The parts on each scan's grid, with the interpolation order. `true_image` has the fixed scan's geometry."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modalign.cases import INPUTS, Case, CaseStore
+from modalign.cases import EVALUATION_MASK, INPUTS, Case, CaseStore
 from modalign.errors import DataError
 from modalign.files import read_json
 from modalign.report.figures_display import Window, choose_window, show_slice
@@ -69,9 +69,9 @@ def make_local_fits(described: PaperFigure, rows: Sequence[RowFiles], stem: Path
     (files,) = rows
     cases, aligned = CaseStore(files.store), files.aligned[0]
     shown = _best_aligned(aligned, cases.ids(["test"]))
-    case = cases.load(shown, INPUTS)
+    case = cases.load(shown, (*INPUTS, EVALUATION_MASK))
     image = read_volume(aligned / shown / "image.nii.gz").data
-    inside = case.fixed_mask.data > 0 if case.fixed_mask is not None else np.ones(case.fixed.shape, bool)
+    inside = case.measured_in.data > 0 if case.measured_in is not None else np.ones(case.fixed.shape, bool)
     z = int(inside.sum((0, 1)).argmax())
     slab = slice(max(0, z - SLAB), z + SLAB + 1)
     target, source = (unit_intensity(data, inside) for data in (case.fixed.data, image))

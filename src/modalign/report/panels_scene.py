@@ -150,8 +150,8 @@ def typical_cases(ids: Sequence[str], values: Values, count: int, measures: Sequ
 
 
 def _foreground(case: Case) -> np.ndarray:
-    if case.fixed_mask is not None and (case.fixed_mask.data > 0).any():
-        return case.fixed_mask.data > 0
+    if case.measured_in is not None and (case.measured_in.data > 0).any():
+        return case.measured_in.data > 0
     inside = case.fixed.data > np.percentile(case.fixed.data, 30)
     return inside if inside.any() else np.ones(case.grid.shape, dtype=bool)
 

@@ -55,7 +55,7 @@ def head_mask(
     final_dilation: int = 2,
     final_erosion: int = 0,
 ) -> tuple[Case, dict[str, Any]]:
-    """The head in the fixed scan, as fixed_mask.
+    """The head in the fixed scan, as evaluation_mask: measures keep to it, while methods see the air around it.
 
     Threshold at `above` times the `quantile` of the intensities, median filter, erosion, dilation, largest component,
     closing, filling of holes, then `final_dilation` or `final_erosion` (voxels, 6-neighbourhood). The MICCAI version
@@ -76,7 +76,7 @@ def head_mask(
     mask = padded[tuple(slice(closing, n + closing) for n in mask.shape)]
     mask = _erode(_dilate(mask, final_dilation), final_erosion)
     mask_volume = case.fixed.like(mask.astype(np.uint8))
-    return replace(case, fixed_mask=mask_volume), {"fraction": float(mask.mean())}
+    return replace(case, evaluation_mask=mask_volume), {"fraction": float(mask.mean())}
 
 
 def _dilate(mask: np.ndarray, iterations: int) -> np.ndarray:
