@@ -77,7 +77,7 @@ def without_truth(case):
 
 def test_it_beats_the_misaligned_ct_and_the_intensity_map(tmp_path):
     store = write_store(tmp_path / "store", {"train": [head(seed) for seed in range(6)]})
-    options = {"steps": 250, "batch": 6, "learning_rate": 3e-3, "adversarial_weight": 0, "rigid": False}
+    options = {"steps": 120, "batch": 6, "rigid": False}
     method = PseudoCT({"preset": "small", **options}, 2, Context(model=tmp_path / "model"))
     record = method.train(store)
     assert record["trained_on"] == [f"head-{seed}" for seed in range(6)]
@@ -239,3 +239,20 @@ def test_presets():
     paper = PseudoCT({}, 3).options
     assert (paper.epochs, paper.batch, paper.crop, paper.discriminator_rate) == (15, 4, (64, 64, 64), 4.0)
     assert paper.learning_rate * paper.discriminator_rate == pytest.approx(4e-4)
+
+
+def test_registrations_learn_at_their_own_rate(tmp_path, monkeypatch):
+    """In a short training they would otherwise squeeze out what the synthesis doesn't show yet."""
+    store = write_store(tmp_path / "store", {"train": [head(0)]})
+    moved = {}
+    for rate in (1.0, 0.01):
+        options = {"preset": "small", "steps": 1, "batch": 2, "crop": (16, 16), "rigid": False}
+        method = PseudoCT({**options, "registration_rate": rate}, 2, Context(model=tmp_path / str(rate)))
+        networks = method._networks()
+        before = {name: next(network.parameters()).detach().clone() for name, network in networks.items()}
+        monkeypatch.setattr(method, "_networks", lambda networks=networks: networks)
+        method.train(store)
+        moved[rate] = {n: float((next(w.parameters()).detach() - before[n]).abs().max()) for n, w in networks.items()}
+    assert moved[0.01]["generator"] == pytest.approx(moved[1.0]["generator"], rel=1e-3)
+    for name in ("cross", "intra"):
+        assert moved[0.01][name] == pytest.approx(0.01 * moved[1.0][name], rel=0.1)

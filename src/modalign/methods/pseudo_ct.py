@@ -21,7 +21,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {**_ADAM, "epochs": 15, "batch": 4, "crop": (64, 64, 64)},
     "small": {
         **_ADAM,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
+        "registration_rate": 0.01,
+        "adversarial_weight": 0.0,
         "steps": 250,
         "batch": 2,
         "schedule": "linear",
@@ -70,6 +72,12 @@ class PseudoCT(TrainedMethod):
         adversarial_weight: float = Field(0.01, ge=0, description="weight of the discriminator; 0 = none")
         discriminator_rate: float = Field(
             4.0, gt=0, description="the discriminator's learning rate, in those of the rest"
+        )
+        registration_rate: float = Field(
+            1.0,
+            gt=0,
+            description="the registrations' learning rate, in those of the rest. In short trainings they otherwise "
+            "learn to squeeze out of the scans what the synthesis doesn't show yet, such as bone",
         )
         rotation_deg: float = Field(25.0, ge=0, le=180, description="largest random rotation about each axis")
         shift_voxels: float = Field(8.0, ge=0, description="largest random shift along each axis")
@@ -133,6 +141,7 @@ class PseudoCT(TrainedMethod):
             yield ("generator", "cross", "intra"), terms
 
         rates = {"discriminator": options.discriminator_rate}
+        rates |= dict.fromkeys(("cross", "intra"), options.registration_rate)
         record = self._descend(networks, losses, pairs, pairs.digest, rate_factors=rates)
         self._save(networks["generator"])
         return {**record, "trained_on": ids}
