@@ -48,6 +48,21 @@ def test_mind_ssc_in_2d_agrees_with_a_loop_over_pixels(rng):
     np.testing.assert_allclose(ours, np.exp(-distance / variance), atol=1e-9)
 
 
+def test_mind_ssc_with_gaussian_patches_agrees_with_scipy(rng):
+    image = rng.random((10, 12))
+    up, down, left, right = (ndi.shift(image, s, order=0, mode="nearest") for s in [(-1, 0), (1, 0), (0, -1), (0, 1)])
+    pairs = [(up, left), (up, right), (down, left), (down, right)]
+    distance = np.stack([ndi.gaussian_filter((a - b) ** 2, 1.0, mode="nearest", radius=3) for a, b in pairs])
+    distance -= distance.min(0)
+    variance = distance.mean(0)
+    variance = variance.clip(0.001 * variance.mean(), 1000 * variance.mean())
+    ours = mind_ssc(torch.from_numpy(image)[None, None], dilation=1, sigma=1.0)[0].numpy()
+    expected = np.exp(-distance / variance)
+    assert ours.shape == expected.shape
+    for channel in expected:
+        assert min(np.abs(own - channel).max() for own in ours) < 1e-9
+
+
 @pytest.mark.parametrize("shape", [(9, 11), (8, 7, 9)])
 @pytest.mark.parametrize("patches", [{"radius": 1}, {"radius": 2, "dilation": 1}, {"radius": 0}, {"sigma": 0.7}])
 def test_gradient_of_mind_ssc_agrees_with_automatic_differentiation(rng, shape, patches):
