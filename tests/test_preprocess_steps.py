@@ -168,7 +168,7 @@ def test_foreground_masks_and_their_exceptions(rng, context):
     np.testing.assert_array_equal(special.fixed_mask.data, ndi.binary_erosion(case.fixed.data > 0, iterations=3))
 
 
-def test_the_head_mask_is_one_filled_piece(context):
+def test_the_body_mask_is_one_filled_piece(context):
     shape = (60, 60, 30)
     x, y, z = axis_aligned(shape, (2, 2, 2)).indices()
     r = np.sqrt(((x - 30) / 20) ** 2 + ((y - 30) / 20) ** 2 + ((z - 15) / 11) ** 2)
@@ -179,7 +179,7 @@ def test_the_head_mask_is_one_filled_piece(context):
     case = make(np.random.default_rng(0), shape=shape)
     case = dataclasses.replace(case, fixed=case.fixed.like(data.astype(np.float32)))
     mask = {
-        d: masks.head_mask(case, context, **d2)[0].evaluation_mask.data > 0
+        d: masks.body_mask(case, context, **d2)[0].evaluation_mask.data > 0
         for d, d2 in (
             ("as is", {"final_dilation": 0}),
             ("main", {}),
@@ -193,6 +193,14 @@ def test_the_head_mask_is_one_filled_piece(context):
     assert not mask["main"][3, 3, 3]
     np.testing.assert_array_equal(mask["main"], ndi.binary_dilation(mask["as is"], iterations=2))
     np.testing.assert_array_equal(mask["released"], ndi.binary_erosion(mask["as is"], iterations=4))
+    # In HU, air is the lowest value and not 0.
+    ct = dataclasses.replace(case, fixed=case.fixed.like((data - 1000).astype(np.float32)))
+    of_ct = masks.body_mask(ct, dataclasses.replace(context, fixed="ct"), final_dilation=0)[0]
+    np.testing.assert_array_equal(of_ct.evaluation_mask.data > 0, mask["as is"])
+    half = np.zeros(shape, np.uint8)
+    half[:30] = 1
+    halved = masks.body_mask(dataclasses.replace(case, fixed_mask=case.fixed.like(half)), context)[0]
+    np.testing.assert_array_equal(halved.evaluation_mask.data > 0, mask["main"] & (half > 0))
 
 
 def test_misalignment_stays_within_its_ranges_and_fills_them(context):

@@ -166,7 +166,8 @@ RECIPES: dict[str, Recipe] = {
         _rbg_ixi(_step("misalign", **_RBG_RIGID, elastic="bspline", max_mm=5.0, control_points=9)),
     ),
     "locor-abdomen": Recipe(
-        "Locor, section 5, and its experiments: Learn2Reg abdomen MR-CT, with their foreground masks.",
+        "Locor, section 5, and its experiments: Learn2Reg abdomen MR-CT, with their foreground masks, in which they "
+        "measure too. Those hold the air around the body: where a true field is known, turn the step `body` on.",
         (
             *REORIENT,
             _rigid(on=False),
@@ -181,6 +182,7 @@ RECIPES: dict[str, Recipe] = {
                 exceptions={"0010": {"ct_above_hu": -1023.0, "mr_erosion": 3}, "0014": {"mr_erosion": 4}},
                 exceptions_in="learn2reg-abdomen-mr-ct-2021",
             ),
+            _step("body_mask", "body", on=False, above=0.1, final_dilation=0),
             _step("minmax"),
         ),
     ),
@@ -190,7 +192,7 @@ RECIPES: dict[str, Recipe] = {
             *REORIENT,
             _rigid(on=False),
             _step("resize", size=_KEEP),
-            _step("head_mask", "mask", above=0.1),
+            _step("body_mask", "mask", above=0.1),
             _step("minmax"),
         ),
     ),
@@ -210,7 +212,7 @@ RECIPES: dict[str, Recipe] = {
                 sigma_mm=[14.0, 16.0],
                 squarings=7,
             ),
-            _step("head_mask", "mask", above=0.05),
+            _step("body_mask", "mask", above=0.05),
             _step("minmax"),
         ),
     ),

@@ -32,7 +32,7 @@ STEPS: dict[str, Step] = {
     "dataset_scale": intensity.dataset_scale,
     "nyul": nyul.standardise,
     "foreground_masks": masks.foreground_masks,
-    "head_mask": masks.head_mask,
+    "body_mask": masks.body_mask,
     "misalign": misalign.misalign,
 }
 

@@ -42,7 +42,7 @@ def foreground_masks(
     return case, numbers
 
 
-def head_mask(
+def body_mask(
     case: Case,
     context: StepContext,
     *,
@@ -55,13 +55,16 @@ def head_mask(
     final_dilation: int = 2,
     final_erosion: int = 0,
 ) -> tuple[Case, dict[str, Any]]:
-    """The head in the fixed scan, as evaluation_mask: measures keep to it, while methods see the air around it.
+    """The head or body in the fixed scan, as evaluation_mask: measures keep to it, methods see the air around it.
 
-    Threshold at `above` times the `quantile` of the intensities, median filter, erosion, dilation, largest component,
-    closing, filling of holes, then `final_dilation` or `final_erosion` (voxels, 6-neighbourhood). The MICCAI version
-    of the Locor experiments eroded by 4 at the end instead of dilating by 2.
+    Threshold at `above` times the `quantile` of the intensities (of HU: both counted from the lowest value), median
+    filter, erosion, dilation, largest component, closing, filling of holes, then `final_dilation` or `final_erosion`
+    (voxels, 6-neighbourhood). The MICCAI version of the Locor experiments eroded by 4 at the end instead of dilating by
+    2. What lies outside the fixed mask, where there is one, is left out.
     """
     data = case.fixed.data
+    if context.modality("fixed") in HOUNSFIELD:
+        data = data - data.min()
     mask = data > above * np.quantile(data, quantile)
     if median_voxels > 1:
         mask = ndi.median_filter(mask.astype(np.uint8), size=median_voxels) > 0
@@ -75,6 +78,8 @@ def head_mask(
     padded = ndi.binary_fill_holes(_erode(_dilate(padded, closing), closing))
     mask = padded[tuple(slice(closing, n + closing) for n in mask.shape)]
     mask = _erode(_dilate(mask, final_dilation), final_erosion)
+    if case.fixed_mask is not None:
+        mask = mask & (case.fixed_mask.data > 0)
     mask_volume = case.fixed.like(mask.astype(np.uint8))
     return replace(case, evaluation_mask=mask_volume), {"fraction": float(mask.mean())}
 
