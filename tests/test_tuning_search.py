@@ -128,6 +128,8 @@ def test_the_posterior_mean_is_closer_to_the_truth_than_the_noisy_values(rng):
         ("syn", {"preset": "locor"}),
         ("syn", {"preset": "cao"}),
         ("corrfield", {}),
+        ("corrfield", {"preset": "original"}),
+        ("corrfield", {"preset": "small"}),
     ],
 )
 def test_the_ends_of_every_published_range_are_options_of_the_method(method, options):

@@ -124,13 +124,16 @@ def _syn(options: Mapping[str, Any]) -> dict[str, Range]:
 
 
 def _corrfield(options: Mapping[str, Any]) -> dict[str, Range]:
-    return {
+    ranges = {
         "alpha": Range(0.1, 100.0, log=True),
         "beta": Range(1.0, 1000.0, log=True),
         "gamma": Range(1.0, 10.0),
         "delta": Range(1, 2, integer=True),
-        "search_radius": Range(4, 16, integer=True, multiples=(2, 2, 1)),
     }
+    # The published radii are those of three stages; a preset with fewer keeps its own.
+    if len(options["search_radius"]) == 3:
+        ranges["search_radius"] = Range(4, 16, integer=True, multiples=(2, 2, 1))
+    return ranges
 
 
 _RANGES: dict[str, Callable[[Mapping[str, Any]], dict[str, Range]]] = {
