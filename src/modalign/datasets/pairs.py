@@ -18,8 +18,7 @@ from modalign.datasets.base import CaseFiles, Modality, Reader, ReaderOptions
 from modalign.errors import DataError
 
 _NEEDED = ("case", "fixed", "moving")
-_FILES = PARTS
-_COLUMNS = ("case", "split", "patient", *_FILES)
+_COLUMNS = ("case", "split", "patient", *PARTS)
 
 
 class Options(ReaderOptions):
@@ -97,7 +96,7 @@ def _case(folder: Path, row: dict[str, str]) -> CaseFiles:
     def cell(name: str) -> str | None:
         return (row.get(name) or "").strip() or None
 
-    files = {name: folder / value for name in _FILES if (value := cell(name))}
+    files = {name: folder / value for name in PARTS if (value := cell(name))}
     return CaseFiles(case=row["case"].strip(), split=cell("split"), patient=cell("patient"), **files)
 
 
