@@ -1,5 +1,6 @@
 """What the tests share: few threads, the folder of real scans, small volumes."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -16,6 +17,12 @@ import numpy as np
 import pytest
 
 from modalign.volumes import Grid
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: nobody has to look for garbage in it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -81,7 +81,10 @@ def test_an_untrained_network_is_refused(pair, tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("syn", '{"iterations": [10, 5, 0], "linear_iterations": [100, 50, 0, 0]}'), ("niftyreg", '{"iterations": 20}')],
+    [
+        ("syn", '{"iterations": [10, 5, 0], "linear_iterations": [100, 50, 0, 0]}'),
+        ("niftyreg", '{"iterations": 20, "affine_iterations": 2}'),
+    ],
 )
 def test_masks_on_the_command_line_keep_what_lies_outside_out(pair, tmp_path, rng, method, options):
     """Two pairs that differ only outside the masks come out alike with them, and apart without them."""

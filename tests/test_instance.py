@@ -271,6 +271,6 @@ def test_a_known_deformation_of_a_real_head(real_scans):
 
     case, _, mask = known_deformation(real_scans, "patient07", 3.0)
     # 1.70 voxels before.
-    options = {"schedule": (40, 40, 40, 30, 30, 20)}
+    options = {"schedule": (30, 0, 20, 30, 10, 15)}
     field = Locor(options, 3, Context()).align(blind(case)).field
     assert mean_error(field, case.true_field, mask) < 0.27

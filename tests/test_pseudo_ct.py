@@ -79,7 +79,7 @@ def without_truth(case):
 
 def test_it_beats_the_misaligned_ct_and_the_intensity_map(tmp_path):
     store = write_store(tmp_path / "store", {"train": [head(seed) for seed in range(6)]})
-    options = {"steps": 120, "batch": 6, "rigid": False}
+    options = {"steps": 80, "batch": 4, "rigid": False}
     method = PseudoCT({"preset": "small", **options}, 2, Context(model=tmp_path / "model"))
     record = method.train(store)
     assert record["trained_on"] == [f"head-{seed}" for seed in range(6)]

@@ -114,7 +114,7 @@ class TestHolm:
     def test_by_hand(self) -> None:
         assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
-    @pytest.mark.parametrize("count", range(1, 16))
+    @pytest.mark.parametrize("count", [1, 2, 5, 15])
     def test_as_statsmodels(self, count, rng) -> None:
         from statsmodels.stats.multitest import multipletests
 

@@ -19,7 +19,7 @@ SMALL = {"preset": "small", "similarity": "mse", "translator": True}
 def test_it_learns_to_align_volumes_of_one_contrast(tmp_path):
     store, unseen = volume_store(tmp_path, ONE_CONTRAST, 24)
     context = Context(model=tmp_path / "model", needs={"translator": Unchanged(dimension=3)})
-    method = TransMorph({**SMALL, "steps": 50}, 3, context)
+    method = TransMorph({**SMALL, "steps": 35}, 3, context)
     method.train(store)
     assert remaining_difference(method, unseen) < 0.7
 

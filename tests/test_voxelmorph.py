@@ -31,7 +31,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[CaseStore, list[C
 @pytest.mark.parametrize("similarity", ["mind", "mi"])
 def test_it_learns_to_align_slices_of_two_contrasts(slices, tmp_path, similarity):
     store, unseen = slices
-    options = {"preset": "small", "similarity": similarity, "steps": 200}
+    options = {"preset": "small", "similarity": similarity, "steps": 130}
     method = VoxelMorph(options, 2, Context(model=tmp_path / "model"))
     record = method.train(store)
     assert remaining_error(method, unseen) < 0.72
@@ -44,7 +44,7 @@ def test_it_learns_to_align_slices_of_two_contrasts(slices, tmp_path, similarity
 
 def test_it_learns_to_align_volumes_of_two_contrasts(volumes, tmp_path):
     store, unseen = volumes
-    method = VoxelMorph({"preset": "small", "steps": 140}, 3, Context(model=tmp_path / "model"))
+    method = VoxelMorph({"preset": "small", "steps": 110}, 3, Context(model=tmp_path / "model"))
     method.train(store)
     assert remaining_error(method, unseen) < 0.8
 
