@@ -27,10 +27,10 @@ class SegmentationOptions(MethodOptions):
     """How aligned images are segmented."""
 
     kind: Literal["small", "totalsegmentator"] = Field("small", description="our small U-Net, or TotalSegmentator")
-    steps: int = Field(300, ge=1, description="training steps of the small U-Net")
+    steps: int = Field(600, ge=1, description="training steps of the small U-Net")
     batch: int = Field(4, ge=1, description="slices per training step of the small U-Net")
     learning_rate: float = Field(5e-3, gt=0, description="step size of the small U-Net's training")
-    channels: int = Field(12, ge=1, description="features of the small U-Net at full resolution")
+    channels: int = Field(8, ge=1, description="features of the small U-Net at full resolution")
 
 
 def parse_options(options: Mapping[str, Any]) -> SegmentationOptions:
