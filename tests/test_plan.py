@@ -66,6 +66,15 @@ def test_own_methods_run_wherever_they_fit(config):
     assert "synthrad2023-mr-ct-pelvis" in datasets
 
 
+def test_own_methods_are_segmented_where_the_tables_that_they_join_are(config):
+    config["methods"]["mine"] = {"method": "affine", "dimension": 3}
+    config["own_methods"] = ["mine"]
+    plan = make_plan(config)
+    assert plan.is_segmented(("synthrad2023-mr-ct-pelvis", "mine"))
+    assert plan.is_segmented(("synthrad2023-mr-ct-pelvis", "demons"))
+    assert not plan.is_segmented(("cermep-t1-ct", "mine"))
+
+
 def test_what_only_a_validation_table_shows_is_run_on_the_validation_split_alone(config):
     plan = make_plan(config)
     assert plan.splits(("ixi-t2-pd", "locor-normalized")) == ["validation"]

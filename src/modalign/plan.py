@@ -155,9 +155,9 @@ class Plan:
         found = {cell for figure in pictures if figure.segmented for cell in figure.cells}
         for paper, number in (*self.tables, *self.on_demand):
             for _, row, column in paper_tables.tables(paper)[number].cells():
-                variant = row.variant(column)
-                if column.metric.startswith("segmented_") and variant is not None:
-                    found.add((column.dataset, variant))
+                if column.metric.startswith("segmented_"):
+                    shown = (row.variant(column), *self.table_extras(paper, number))
+                    found.update((column.dataset, variant) for variant in shown if variant is not None)
         return frozenset(cell for cell in found if self.datasets.get(cell[0], {}).get("segment", False))
 
     def figures(self, paper: str, cells: Collection[Cell]) -> list[PaperFigure]:
