@@ -220,7 +220,7 @@ class TestTruth:
     ("archive", "reader", "moving", "fixed", "recipe", "patients", "low", "high"),
     [
         # IMSE, table 2, 2D before registration: 0.68 +- 0.08 and 0.40 +- 0.07.
-        ("brats2019", "brats", "t1", "t2", "imse-2d", 8, 0.55, 0.80),
+        ("brats2019", "brats", "t1", "t2", "imse-2d", 5, 0.55, 0.80),
         # The parotids as wholes, which overlap more than slice by slice (docs/realism.md has both).
         ("hanseg", "hanseg", "ct", "mr", "imse-2d-clinical", 3, 0.30, 0.65),
     ],
@@ -242,7 +242,7 @@ def test_scans_overlap_before_registration_about_as_imse_prints(
     options = {"moving": moving, "fixed": fixed}
     index_dataset("set", reader, tmp_path / "data", tmp_path / "index", options=options, split=split, seed=0)
     found = []
-    for seed in range(3):
+    for seed in range(2):
         prepare(tmp_path / "index", recipe, tmp_path / "cases", overrides={"size": list(size)}, seed=seed)
         store = CaseStore(tmp_path / "cases")
         for case in map(store.load, store.ids()):

@@ -72,8 +72,8 @@ def test_the_folder_is_that_of_the_caller(launched, tmp_path):
 
 
 def test_the_same_bytes_are_written(launched, alone, tmp_path):
-    for name, environment in (("ours", launched), ("theirs", alone)):
-        result = modalign(*PHANTOM, "--out", tmp_path / name, "--workers", "2", env=environment)
+    for name, environment, workers in (("ours", launched, 2), ("theirs", alone, 1)):
+        result = modalign(*PHANTOM, "--out", tmp_path / name, "--workers", workers, env=environment)
         assert result.returncode == 0, result.stderr
     assert digests(tmp_path / "ours") == digests(tmp_path / "theirs")
 

@@ -28,7 +28,7 @@ FEWER_SYN = {"linear_iterations": [200, 100, 50, 0], "iterations": [100, 70, 50,
 @pytest.mark.parametrize(
     ("method", "options", "share"),
     [
-        pytest.param("niftyreg", {"similarity": "nmi", **FEWER_NIFTYREG}, 1 / 3, id="niftyreg-nmi"),
+        pytest.param("niftyreg", {"similarity": "nmi", "iterations": 60, **FEWER_NIFTYREG}, 1 / 3, id="niftyreg-nmi"),
         pytest.param(
             "niftyreg",
             {"similarity": "mind", "preset": "locor", "iterations": 15, **FEWER_NIFTYREG},
