@@ -80,7 +80,9 @@ def own_output(name, case, monkeypatch, tmp_path):
     [
         ("syn", {"preset": "cao"}),
         pytest.param("niftyreg", {"iterations": 20, "levels": 2, "affine_iterations": 2}, id="niftyreg-nmi"),
-        pytest.param("niftyreg", {"iterations": 5, "levels": 1, "velocity": True, "affine_iterations": 2}, id="niftyreg-velocity"),
+        pytest.param(
+            "niftyreg", {"iterations": 5, "levels": 1, "velocity": True, "affine_iterations": 2}, id="niftyreg-velocity"
+        ),
     ],
 )
 def test_field_file_own_warp_and_the_tools_warp_agree(oblique_pair, tmp_path, monkeypatch, name, options):
