@@ -19,6 +19,11 @@ import pytest
 from modalign.volumes import Grid
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: then the workers have short ones to share at the end, and none makes what another one has."""
+    items.sort(key=lambda item: not any(item.iter_markers("workflow")) and not any(item.iter_markers("real")))
+
+
 def pytest_collection_finish() -> None:
     """What is there by now stays: nobody has to look for garbage in it again and again."""
     gc.collect()

@@ -122,8 +122,12 @@ def test_paper_sizes_are_reached_without_overrides(index, brain_index, tmp_path)
 
 @pytest.mark.real
 def test_own_pairs_on_real_scans_of_different_grids(real_scans, tmp_path):
-    from modalign.volumes import read_volume
+    from modalign.volumes import Volume, read_volume, write_volume
 
+    for name in ("T2W", "T1W"):  # every second row and column
+        scan = read_volume(real_scans / f"ms_raw/patient04_study1_{name}.nii.gz")
+        affine = scan.affine @ np.diag([2, 2, 1, 1])
+        write_volume(tmp_path / f"scans/patient04_study1_{name}.nii.gz", Volume(scan.data[::2, ::2], affine))
     index = make_index(tmp_path)
     rows = (index / "cases.tsv").read_text().splitlines()[:1]
     row = dict.fromkeys(COLUMNS, "") | {"case": "p04", "split": "test"}
@@ -132,11 +136,11 @@ def test_own_pairs_on_real_scans_of_different_grids(real_scans, tmp_path):
     info = json.loads((index / "dataset.json").read_text())
     write_json(
         index / "dataset.json",
-        info | {"folder": str(real_scans / "ms_raw"), "fixed_modality": "t2", "moving_modality": "t1"},
+        info | {"folder": str(tmp_path / "scans"), "fixed_modality": "t2", "moving_modality": "t1"},
     )
     prepare(index, "own-pairs", tmp_path / "out")
     case = CaseStore(tmp_path / "out").load("p04")
-    original = read_volume(real_scans / "ms_raw/patient04_study1_T2W.nii.gz")
+    original = read_volume(tmp_path / "scans/patient04_study1_T2W.nii.gz")
     assert case.on_one_grid
     assert case.fixed.grid.same_as(original.canonical().grid)
     outcome = {s["name"]: s["outcome"] for s in case.record["steps"]}["rigid"]
