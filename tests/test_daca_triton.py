@@ -77,13 +77,8 @@ def run(script: str, **environment: str) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is there for Linux")
-def test_the_kernels_agree_with_the_tiles_in_the_interpreter():
-    run(INTERPRETED, TRITON_INTERPRET="1")
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is there for Linux")
-def test_the_order_of_images_in_memory_makes_no_difference():
-    run(CHANNELS_LAST, TRITON_INTERPRET="1")
+def test_in_the_interpreter_the_kernels_agree_with_the_tiles_and_for_any_order_in_memory():
+    run(INTERPRETED + CHANNELS_LAST, TRITON_INTERPRET="1")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton is there for Linux")
