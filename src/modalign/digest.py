@@ -1,7 +1,8 @@
 """Which code a result depends on, as one number.
 
 Snakemake doesn't see edits in imported modules. Rules therefore carry the digest of the modules that they use: it
-follows the imports inside this package, and ignores comments, docstrings and layout.
+follows the imports inside this package, and ignores comments, docstrings and layout. Another version of Python, which
+compiles to other code, has another digest.
 """
 
 import hashlib
