@@ -1,10 +1,12 @@
-"""Stage 2 of RbG and RegistFormer: published layout, any size, fields at three scales and their direction."""
+"""Stage 2 of RbG and RegistFormer: layout, any size, fields at three scales, how it starts and what it practises."""
 
 import pytest
 import torch
 from torch import nn
 
+from modalign.methods._stage2_practice import practice
 from modalign.networks.stage2 import Stage2, daca_field, scale_field
+from modalign.similarity.filters import gaussian_mean
 from modalign.spatial.warp import warp
 from modalign.training.loop import count_parameters
 
@@ -121,3 +123,54 @@ def test_with_the_corrected_field_it_learns_to_copy_a_displaced_reference():
     """Neither image shows the anatomy, so that only a field that points the right way can help."""
     corrected, released, zero = (trained_error(mode) for mode in ("corrected", "as_released", "zero"))
     assert corrected < 0.5 * min(released, zero)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.5])
+def test_an_output_gain_reaches_the_ends_and_is_cut_when_aligning(gain):
+    torch.manual_seed(0)
+    network = Stage2(6, window=1, initialisation="kaiming", output_gain=gain)
+    network.reconstruct.image.weight.data *= 100
+    images = torch.rand(3, 1, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        assert float(network(*images).abs().max()) == pytest.approx(gain, abs=1e-3)
+        assert float(network.eval()(*images).abs().max()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_start_as_identity():
+    """First output and reference start with the same features, queries are keys made sharper, the fixed image has no
+    effect yet, and the image comes out within the range where tanh still learns."""
+    torch.manual_seed(0)
+    network = Stage2(window=5, initialisation="identity")
+    image, *fixed = torch.rand(3, 1, 1, 24, 24) * 2 - 1
+    for other in fixed:
+        found = network.extract_images(torch.cat([other, image], 1))
+        for ours, theirs in zip(found, network.extract_reference(image), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    for block in network.fuse:
+        assert torch.equal(block.query.weight, 3 * block.key.weight)
+    made = network(fixed[0], image, image)
+    assert made.abs().max() < 0.95
+    assert made.std() > 0.02
+    assert sum(p.numel() for p in network.parameters()) == 71_233
+
+
+def test_the_answer_to_a_practice_task_is_the_reference_along_a_field_near_the_given_one():
+    reference = torch.full((2, 1, 40, 40), -1.0)
+    reference[:, :, 8:32, 8:32] = (
+        torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+        .repeat_interleave(4, 2)
+        .repeat_interleave(4, 3)
+    )
+    still = practice(reference, 0.0, 0, "test")
+    torch.testing.assert_close(still.target, reference)
+    assert 0.3 < still.field.std() < 1.2
+    task = practice(reference, 1.5, 0, "test")
+    without, along = ((warp(reference, u) - task.target).abs().mean() for u in (0 * task.field, task.field))
+    assert along < 0.7 * without
+    # Air stays air, intensities inside are wrong, and outlines lie where the target has them.
+    air = gaussian_mean(task.target, 0.7) < -1 + 1e-6
+    assert air.float().mean() > 0.3
+    torch.testing.assert_close(task.initial[air], task.target[air], atol=1e-3, rtol=0)
+    assert (task.initial - task.target)[~air].abs().mean() > 0.05
+    assert torch.corrcoef(torch.stack([task.initial.flatten(), task.target.flatten()]))[0, 1] > 0.95
+    assert not torch.equal(practice(reference, 1.5, 1, "test").target, task.target)
