@@ -55,6 +55,26 @@ def shift(shape, *voxels):
     return np.broadcast_to(np.reshape(voxels, (3, 1, 1, 1)), (3, *shape)).astype(np.float32)
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+def test_labels_reach_half_a_voxel_beyond_the_outermost_centres_as_in_simpleitk(rng, interpolation):
+    """A structure that runs through the border doesn't lose its end to a field of a fraction of a voxel."""
+    import SimpleITK as sitk
+
+    through = box((12, 10, 8), (4, 0, 0), (9, 7, 8))
+    field = rng.uniform(-0.9, 0.9, (3, *through.shape)).astype(np.float32)
+    warped = pair_of(through, through, field).labels(interpolation, "grid")[1]
+    image = sitk.GetImageFromArray(through.transpose(2, 1, 0).astype(np.float32))
+    displacement = sitk.GetImageFromArray(field.transpose(3, 2, 1, 0).astype(float), isVector=True)
+    kind = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear}[interpolation]
+    transform = sitk.DisplacementFieldTransform(displacement)
+    expected = sitk.GetArrayFromImage(sitk.Resample(image, image, transform, kind, 0.0)).transpose(2, 1, 0)
+    assert ((warped == 1) == (expected >= 0.5)).all()
+    still = pair_of(through, through, shift(through.shape, 0, 0, 1e-7))
+    assert [
+        v.value for v in measure_dice(still, **PLAIN | {"interpolation": interpolation}) if v.structure == "bladder"
+    ] == [1.0]
+
+
 @pytest.fixture
 def blobs():
     shape = (32, 30, 20)

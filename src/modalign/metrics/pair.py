@@ -13,6 +13,7 @@ from modalign.cases import Case
 from modalign.errors import ConfigError, DataError
 from modalign.methods.base import moving_on_fixed_grid
 from modalign.metrics.choices import check_option
+from modalign.preprocess.sampling import sample
 from modalign.spatial.fields import sampling_positions
 from modalign.volumes import Volume
 
@@ -200,7 +201,7 @@ def to_uint8(stored: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 
 
 def _warp_nearest(moving: Volume, positions: np.ndarray) -> np.ndarray:
-    return ndi.map_coordinates(moving.data, positions, order=0, mode="constant", cval=0, output=moving.data.dtype)
+    return sample(moving.data, positions, order=0, fill=0)
 
 
 def _warp_linear(moving: Volume, positions: np.ndarray) -> np.ndarray:
@@ -215,6 +216,6 @@ def _warp_linear(moving: Volume, positions: np.ndarray) -> np.ndarray:
             near &= (positions[axis] > low[axis] - 1) & (positions[axis] < high[axis])
         mask = moving.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] == value
         local = positions[:, near] - low[:, None]
-        smooth = ndi.map_coordinates(mask.astype(np.float32), local, order=1, mode="constant", cval=0)
+        smooth = sample(mask.astype(np.float32), local, fill=0)
         warped[near] = np.where(smooth >= 0.5, value, warped[near])
     return warped
