@@ -160,6 +160,8 @@ class TestSmoothness:
         field[2] = 0
         assert measure_grad_phi_l2(pair_of(field), "auto")[0].value == pytest.approx(grad_phi_l2(field, 2))
         assert measure_grad_phi_l2(pair_of(field), 3)[0].value == pytest.approx(grad_phi_l2(field, 3))
+        field[2] = rng.uniform(-2e-8, 2e-8, field[2].shape)
+        assert measure_grad_phi_l2(pair_of(field), "auto")[0].value == pytest.approx(grad_phi_l2(field, 2))
 
     def test_bad_dimension(self):
         with pytest.raises(ConfigError, match="write one of: 2, 3, auto"):

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,30 @@ class TestNumbers:
         assert (cell(by_slice, "SRWCR").n, cell(by_patient, "SRWCR").n) == (30, 3)
         assert cell(by_slice, "SRWCR").ci_low == pytest.approx(cell(by_patient, "SRWCR").ci_low)
         assert "Slices of one patient are alike" in " ".join(by_slice.caption)
-        assert "no p can be below 0.25" in " ".join(by_patient.caption)
+        assert "no corrected p can be below 0.25" in " ".join(by_patient.caption)
+
+    def test_says_where_no_difference_could_be_significant(self, tmp_path: Path) -> None:
+        """Six pairs reach p = 0.031, but not after a correction for two tests."""
+        rng = np.random.default_rng(0)
+        paths = [
+            write(tmp_path, method, {"dice": list(best - rng.uniform(0, 0.1, 6)), "gc": list(rng.uniform(0, 1, 12))})
+            for method, best in (("locor", 0.9), ("srwcr", 0.7), ("syn-locor", 0.5))
+        ]
+        table = toy()
+        columns = [Column(name, name, DATA, "higher", 2) for name in ("dice", "gc")]
+        for shown, words in (
+            (columns[:1], "no corrected p can be below 0.062, whatever the difference: n.s. says nothing here"),
+            (columns, "In 1 of 2 columns there are too few pairs for so many tests"),
+        ):
+            result = build_table(
+                replace(table, blocks=(replace(table.blocks[0], columns=tuple(shown)),)),
+                paths,
+                {},
+                manifest(12),
+                TableOptions(n_boot=N_BOOT),
+            )
+            assert words in " ".join(result.caption)
+        assert cell(result, "SRWCR").p_holm == pytest.approx(0.0625)
 
 
 class TestWhatIsMissing:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from modalign.cases import Alignment, Case, CaseStore
+from modalign.cases import INPUTS, Alignment, Case, CaseStore
 from modalign.errors import ConfigError
 from modalign.methods._trained import TrainedMethod
 from modalign.methods.base import Context
-from modalign.training.options import TrainingOptions
+from modalign.training.options import Misalignment, TrainingOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,6 +43,12 @@ class RegistrationOptions(TrainingOptions):
     flips: bool = Field(False, description="mirror pairs at random along x and y in training")
     deform_voxels: float = Field(
         0.0, ge=0, description="in training, deform the moving image further: standard deviation in voxels"
+    )
+    misalign: Misalignment | None = Field(
+        None,
+        description="in training, turn, shift, scale and deform both images of a pair at random, as IMSE does where "
+        "pairs come registered; {} takes its numbers, which are of (both | moving), rotation_deg, "
+        "translation_half_fov, scale, sigma_voxels, alpha_voxels and nominal_size",
     )
 
     @model_validator(mode="after")
@@ -108,7 +114,7 @@ class LearnedRegistration(TrainedMethod):
         ) -> "dict[str, Tensor]":
             return self._terms(networks[name], moving, fixed, mask, step)
 
-        record = self._fit(store.dataset, data, {name: network}, terms, lambda step: (name,))
+        record = self._fit(store, data, {name: network}, terms, lambda step: (name,))
         self._save(network, limits=dict(data.limits))
         return record
 
@@ -129,7 +135,7 @@ class LearnedRegistration(TrainedMethod):
 
     def _fit(
         self,
-        dataset: str,
+        store: CaseStore,
         data: "RegistrationData",
         networks: "Mapping[str, nn.Module]",
         terms: "Terms",
@@ -142,14 +148,23 @@ class LearnedRegistration(TrainedMethod):
 
         from modalign.training import registration
         from modalign.training.loop import Networks, Phases
+        from modalign.training.misalignment import misaligned
 
-        context, deform_voxels = self.context, self.options.deform_voxels
+        context, deform_voxels, misalign = self.context, self.options.deform_voxels, self.options.misalign
+        purpose = (store.dataset, self.name, *([stage] if stage else []))
+        # The images of a data set that networks learn from have one voxel size, or nearly so.
+        spacing = [] if misalign is None else store.load(store.ids(["train"])[0], INPUTS).fixed.spacing
 
         def losses(networks: Networks, batch: "dict[str, Tensor]", step: int) -> Phases:
             moving, fixed, mask = registration.prepared(batch, data.limits)
+            if misalign is not None:
+                moving, fixed, mask = misaligned(
+                    moving, fixed, mask, misalign, spacing, context.seed, *purpose, "misalign", str(step)
+                )
             if deform_voxels > 0:
-                purpose = (dataset, self.name, *([stage] if stage else []), "deform", str(step))
-                moving = registration.randomly_deformed(moving, deform_voxels, context.seed, *purpose)
+                moving = registration.randomly_deformed(
+                    moving, deform_voxels, context.seed, *purpose, "deform", str(step)
+                )
             yield learning(step), terms(networks, moving, fixed, mask, step)
 
         def validate(networks: Networks) -> float:

@@ -95,7 +95,7 @@ class LapIRN(LearnedRegistration):
                 budget = {"steps": max(1, round(self.options.steps * share))}
             records.append(
                 self._fit(
-                    store.dataset,
+                    store,
                     data,
                     networks,
                     self._level_terms(network, depth),

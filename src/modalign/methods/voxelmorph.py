@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 100, "batch": 10, "learning_rate": 1e-4, "schedule": "multistep"},
     "small": {"steps": 250, "batch": 6, "learning_rate": 2e-3, "schedule": "linear", "deform_voxels": 2.0},
-    "imse2d": {"epochs": 100, "batch": 8, "learning_rate": 1e-4, "int_steps": 0},
-    "imse3d": {"epochs": 600, "batch": 1, "learning_rate": 1e-4, "int_steps": 0},
-    "imse3d-pure": {"epochs": 200, "batch": 2, "learning_rate": 1e-4, "int_steps": 0},
+    "imse2d": {"epochs": 100, "batch": 8, "learning_rate": 1e-4, "int_steps": 0, "misalign": {}},
+    "imse3d": {"epochs": 600, "batch": 1, "learning_rate": 1e-4, "int_steps": 0, "misalign": {}},
+    "imse3d-pure": {"epochs": 200, "batch": 2, "learning_rate": 1e-4, "int_steps": 0, "misalign": {}},
 }
 """Settings that come with a network's size, each overridden by the option of its name. `paper` is the training of RbG;
 `imse*` that of IMSE; `small` is for demonstrations and tests."""

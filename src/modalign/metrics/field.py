@@ -6,6 +6,8 @@ from modalign.metrics.choices import check_option
 from modalign.metrics.pair import Pair, Value
 
 SMALLEST_DETERMINANT = 1e-9
+FLAT_VOXELS = 1e-4
+"""A field whose components along the third axis are all smaller is one of slices."""
 
 
 def jacobian_determinant(field: np.ndarray) -> np.ndarray:
@@ -150,5 +152,6 @@ def measure_grad_phi_l2(pair: Pair, dimension: int | str) -> list[Value]:
     """IMSE's smoothness; `dimension` 2, 3, or ``auto``: 2 if the field has no through-plane component."""
     check_option("grad_phi_l2", "dimension", dimension)
     field = _field(pair)
-    flat = field.shape[3] == 1 or not field[2].any()
+    # On an oblique grid, a field of slices comes back from its file with rounding errors along the third axis.
+    flat = field.shape[3] == 1 or float(np.abs(field[2]).max()) < FLAT_VOXELS
     return [Value(grad_phi_l2(field, (2 if flat else 3) if dimension == "auto" else int(dimension)))]

@@ -89,7 +89,7 @@ def caption(
         lines.append(table.stand_in)
     if table.split == "validation":
         lines.append("Validation cases, as in the paper.")
-    lines.append("Best in bold, second best underlined; the unaligned reference isn't ranked.")
+    lines.append(_marks(blocks))
     lines += _tests(table, blocks, options)
     if options.unit == "slice":
         lines.append("Slices of one patient are alike, so p values over slices are too small.")
@@ -99,6 +99,21 @@ def caption(
     if table.show_beats:
         lines.append(f"b/n: the number of {unit}, of n, on which a method is better than the proposed one.")
     return tuple(line for line in lines if line)
+
+
+def _marks(blocks: tuple[BlockResult, ...]) -> str:
+    unmarked = dict.fromkeys(
+        row.label
+        for block in blocks
+        for row in block.rows
+        if row.reference and any(row.variant(column.column) != "identity" for column in block.columns)
+    )
+    what = f"{', '.join(unmarked)}, where every method starts," if unmarked else "the unaligned reference"
+    marks = f"Best in bold, second best underlined; {what} isn't ranked."
+    cells = [cell for block in blocks for row in block.cells for cell in row]
+    if any(not cell.complete and not cell.missing for cell in cells):
+        marks += " Nor is a method that lacks cases which others have: its mean may be over easier ones."
+    return marks
 
 
 def _reproduced(blocks: tuple[BlockResult, ...], table: Table, info: Mapping[str, Mapping[str, Any]]) -> str:
@@ -131,6 +146,28 @@ def _printed_tests(table: Table) -> str:
     return f"Printed marks{unit}: {table.significance}."
 
 
+def _hopeless(blocks: tuple[BlockResult, ...]) -> list[str]:
+    """A warning of the columns in which no difference, however large, could be significant."""
+    columns = [cells for block in blocks for cells in zip(*block.cells, strict=True)]
+    least = [
+        min(cell.smallest_holm for cell in cells if cell.significance)
+        for cells in columns
+        if any(not math.isnan(cell.smallest_holm) for cell in cells)
+    ]
+    vain = [p for p in least if p >= 0.05]
+    if not vain:
+        return []
+    if len(vain) < len(least):
+        return [
+            f"In {len(vain)} of {len(least)} columns there are too few pairs for so many tests: no corrected p can be "
+            "below 0.05, whatever the difference, and n.s. says nothing there."
+        ]
+    return [
+        f"With so few pairs and so many tests no corrected p can be below {min(vain):.2g}, whatever the difference: "
+        "n.s. says nothing here."
+    ]
+
+
 def _tests(table: Table, blocks: tuple[BlockResult, ...], options: TableOptions) -> list[str]:
     cells = [cell for block in blocks for row in block.cells for cell in row]
     names = " or ".join(dict.fromkeys(block.block.proposed for block in blocks))
@@ -143,9 +180,7 @@ def _tests(table: Table, blocks: tuple[BlockResult, ...], options: TableOptions)
             f"Marks: Wilcoxon signed-rank test against {names} over {over}, two-sided, pairs without difference "
             f"dropped, Holm-corrected over the rows of a column: ** p < 0.001, * p < 0.05, n.s. p ≥ 0.05."
         )
-        best = min(cell.smallest_p for cell in tested)
-        if best >= 0.05:
-            lines.append(f"With so few pairs no p can be below {best:.3g}, before correction: n.s. says nothing here.")
+        lines += _hopeless(blocks)
     if table.proposed_below is not None:
         least = math.ceil(1 - math.log2(table.proposed_below))
         lines.append(

@@ -73,6 +73,7 @@ class Cell:
         p: of the Wilcoxon signed-rank test against the proposed method.
         p_holm: corrected for the tests in this column.
         smallest_p: the smallest p that so many pairs that differ can give.
+        smallest_holm: the smallest corrected p that the column can give, of so many tests.
         beats: pairs on which this method is better.
         mark: ``best`` or ``second`` of the column.
         significance: mark by `p_holm`; on the proposed method :data:`OVER_ALL`, or nothing.
@@ -80,6 +81,7 @@ class Cell:
         printed_notes: footnote marks at the printed number.
         missing: why there is no value: never empty if there is none.
         warning: what is wrong with the value, such as cases that failed.
+        complete: whether no case is left out that other methods have.
         beyond: whether the row isn't in the paper.
     """
 
@@ -99,6 +101,7 @@ class Cell:
     p: float = math.nan
     p_holm: float = math.nan
     smallest_p: float = math.nan
+    smallest_holm: float = math.nan
     beats: int = 0
     mark: Literal["", "best", "second"] = ""
     significance: str = ""
@@ -106,6 +109,7 @@ class Cell:
     printed_notes: str = ""
     missing: str = ""
     warning: str = ""
+    complete: bool = True
     beyond: bool = False
 
 

@@ -124,11 +124,15 @@ def how_sure(ranking: Mapping[str, Any] | None) -> str:
 
 
 def lowest_true_error(comparison: Sequence[Mapping[str, str]]) -> Mapping[str, str] | None:
-    """The line of the method with the lowest true error (TRE, or MAE if there is no TRE); None if it isn't known."""
+    """The line of the method with the lowest true error (TRE, or MAE if there is no TRE); None if it isn't known.
+
+    Methods that lack cases which others have are left out: their means may be over easier ones.
+    """
     for metric in TRUE_ERRORS:
         lines = [line for line in comparison if line["metric"] == metric and line["mean"]]
         if lines:
-            return min(lines, key=lambda line: float(line["mean"]))
+            most = max(int(line["n"]) for line in lines)
+            return min((line for line in lines if int(line["n"]) == most), key=lambda line: float(line["mean"]))
     return None
 
 

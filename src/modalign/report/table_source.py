@@ -56,6 +56,11 @@ class Source:
         parts = (self._why_incomplete(cell, split), self._fewer_values(cell, column), self._lost(cell, column))
         return "; ".join(part for part in parts if part)
 
+    def lacks_cases(self, cell: Cell) -> bool:
+        """Whether cases on which the method failed are left out of the value."""
+        failed = not self.statuses.get((cell.dataset, cell.method or ""), {"ok": True})["ok"]
+        return failed and self.options.failed == "drop"
+
     def _why_incomplete(self, cell: Cell, split: str) -> str:
         status = self.statuses.get((cell.dataset, cell.method or ""), {"ok": True})
         if not status["ok"]:
@@ -66,25 +71,26 @@ class Source:
         return f"{cell.n} of {len(cases)} patients" if few else ""
 
     def _fewer_values(self, cell: Cell, column: Column) -> str:
-        """How many structures have a value, where the same cases have more of them with another method."""
-        mine = self._structures(cell.dataset, cell.method or "", cell.metric, column.structure)
+        """How many structures or slices have a value, where the same cases have more of them with another method."""
+        mine = self._parts(cell.dataset, cell.method or "", cell.metric, column.structure)
         cases = {case for case, _, _ in mine}
         every = {
             unit
             for dataset, method, metric in self._groups
             if (dataset, metric) == (cell.dataset, cell.metric)
-            for unit in self._structures(dataset, method, metric, column.structure)
+            for unit in self._parts(dataset, method, metric, column.structure)
             if unit[0] in cases
         }
-        return f"{len(mine)} of {len(every)} values of structures" if len(mine) < len(every) else ""
+        what = "values of structures" if any(structure for _, _, structure in every) else "slices"
+        return f"{len(mine)} of {len(every)} {what}" if len(mine) < len(every) else ""
 
-    def _structures(self, dataset: str, method: str, metric: str, structure: str) -> set[tuple[str, str, str]]:
-        """Case, slice and structure of the values of a method on a measure of structures."""
+    def _parts(self, dataset: str, method: str, metric: str, structure: str) -> set[tuple[str, str, str]]:
+        """Case, slice and structure of the values of a method on a measure of structures or slices."""
         found = self._of_structure(dataset, method, metric, structure)
         if found is None:
             return set()
-        found = found[found["structure"] != ""]
-        return set(zip(found["case"], found["slice"], found["structure"], strict=True))
+        found = found[(found["structure"] != "") | (found["slice"] != "")]
+        return set(zip(found["case"], found["slice"].astype(str), found["structure"], strict=True))
 
     def _lost(self, cell: Cell, column: Column) -> str:
         """Which structures an alignment lost, so that their distance is made up."""

@@ -53,21 +53,28 @@ def compare(
         cell.difference_low, cell.difference_high = statistics.bootstrap_interval(
             mine - theirs, patients, rng, options.n_boot, options.confidence
         )
+    tested = [cell.smallest_p for cell in cells if not math.isnan(cell.p)]
     for cell, p in zip(cells, statistics.holm([cell.p for cell in cells]), strict=True):
         cell.p_holm = float(p)
         if not math.isnan(p):
+            cell.smallest_holm = min(1.0, len(tested) * min(tested))
             cell.significance = "**" if p < 0.001 else "*" if p < 0.05 else "n.s."
 
 
 def mark_best(rows: tuple[Row, ...], cells: list[Cell], column: Column) -> None:
     """Mark best and second best; equal means share a mark, unaligned references get none.
 
-    In a column without direction nothing is better, so nothing is marked.
+    In a column without direction nothing is better, so nothing is marked. A mean over fewer cases than other methods
+    have may be one over easier ones: it is neither marked nor in the way of a mark.
     """
     if column.direction == "none":
         return
     sign = -1 if column.direction == "higher" else 1
-    ranked = [cell for row, cell in zip(rows, cells, strict=True) if not row.reference and not math.isnan(cell.mean)]
+    ranked = [
+        cell
+        for row, cell in zip(rows, cells, strict=True)
+        if not row.reference and cell.complete and not math.isnan(cell.mean)
+    ]
     means = sorted({sign * cell.mean for cell in ranked})
     for cell in ranked:
         place = means.index(sign * cell.mean)

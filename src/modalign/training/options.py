@@ -3,12 +3,37 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modalign.methods.base import MethodOptions
 
 BUDGETS = frozenset({"steps", "epochs"})
 """Of these options, one says how long to learn."""
+
+
+class Misalignment(BaseModel):
+    """How training pairs are deformed, anew in every step; the defaults are those of IMSE, section 4.2.
+
+    Attributes:
+        of: both images, each by itself, or the moving one alone.
+        rotation_deg: angles within this range, in degrees: about the axial direction in 2D, about all axes in 3D.
+        translation_half_fov: shifts within this share of half the field of view, along x, y and z.
+        scale: factors within 1 +- this.
+        sigma_voxels: standard deviation of the Gaussian that smooths the elastic part, in voxels.
+        alpha_voxels: what uniform noise in [-1, 1] is multiplied by for it, in voxels; 0 leaves it out.
+        nominal_size: the size in voxels that these refer to, per axis; images of another size are deformed alike, in
+            shares of their width. None for the size that images have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: Literal["both", "moving"] = "both"
+    rotation_deg: float = Field(3.0, ge=0, le=180)
+    translation_half_fov: tuple[float, float, float] = (0.08, 0.08, 0.04)
+    scale: float = Field(0.08, ge=0, lt=1)
+    sigma_voxels: float = Field(12.0, gt=0)
+    alpha_voxels: float = Field(80.0, ge=0)
+    nominal_size: tuple[int, ...] | None = Field(None, min_length=2, max_length=3)
 
 
 class TrainingOptions(MethodOptions):
