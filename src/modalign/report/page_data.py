@@ -220,8 +220,8 @@ def _trust_table(lines: Sequence[Mapping[str, str]]) -> str:
         "methods of one case, averaged over cases; it says whether a measure picks the better method for a patient. "
         "The table is in its order. Over all cases: among all cases and methods together, with its range over data "
         "sets; there, patients that are hard to align count as well as methods that align badly. Interval above, below "
-        "0: on how many data sets the 95 % bootstrap interval over cases of the latter says that the measure agrees, or "
-        "misleads; there is none below five cases. Not all data sets have all measures: below, each data set’s own "
+        "0: on how many data sets the 95 % bootstrap interval over cases of the latter says that the measure agrees, "
+        "or misleads; there is none below five cases. Not all data sets have all measures: below, each data set’s own "
         "figures compare like with like.</small></p>"
     )
 
