@@ -9,6 +9,8 @@ import yaml
 from modalign import papers
 from modalign.errors import ConfigError
 from modalign.plan import make_plan, missing_sources
+from modalign.report.result import TableOptions
+from modalign.report.tables import build_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +75,18 @@ def test_own_methods_are_segmented_where_the_tables_that_they_join_are(config):
     assert plan.is_segmented(("synthrad2023-mr-ct-pelvis", "mine"))
     assert plan.is_segmented(("synthrad2023-mr-ct-pelvis", "demons"))
     assert not plan.is_segmented(("cermep-t1-ct", "mine"))
+
+
+def test_an_ablation_says_what_its_rows_are_in_this_run(config):
+    """The rows bear the paper's windows; small networks have smaller ones."""
+    plan = make_plan(config)
+    of_run = plan.table_settings("rbg", 6)
+    assert of_run["rbg-window-20"] == {"window": 2, "daca_flow": "corrected"}
+    assert of_run["rbg-no-field"] == {"window": 3, "daca_flow": "zero"}
+    assert plan.table_settings("rbg", 1) == {}
+    table = papers.tables("rbg")[6]
+    words = " ".join(build_table(table, [], {}, {}, TableOptions(n_boot=100, settings=of_run)).caption)
+    assert "(b) window 20, with field: window 2, daca_flow corrected" in words
 
 
 def test_what_only_a_validation_table_shows_is_run_on_the_validation_split_alone(config):

@@ -125,6 +125,7 @@ def table_job(
     *,
     extra_methods: Mapping[str, str] | None = None,
     methods: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     tuned: Sequence[tuple[str, str]] = (),
     statistics: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -139,6 +140,7 @@ def table_job(
         stem: path without suffix.
         extra_methods: variants that join beyond the paper, with their labels.
         methods: all configured variants; tells "not run" from "not there yet".
+        settings: options in which the rows of an ablation differ, by variant.
         tuned: the (data set, variant) pairs whose options the run tunes.
         statistics: ``unit``, ``bootstrap``, ``confidence``, ``failed``.
         seed: seeds the bootstrap.
@@ -149,7 +151,7 @@ def table_job(
     if number not in tables(paper):
         known = ", ".join(map(str, tables(paper)))
         raise ConfigError(f"paper {paper} has no table {number} of results; its tables are: {known}")
-    options = _table_options(statistics, seed, extra_methods or {}, methods, tuned)
+    options = _table_options(statistics, seed, extra_methods or {}, methods, tuned, settings)
     result = build_table(tables(paper)[number], metrics, read_statuses(metrics), read_manifests(stores), options)
     write_table(result, stem)
 
@@ -211,17 +213,19 @@ def _table_options(
     extra: Mapping[str, str],
     methods: Sequence[str],
     tuned: Sequence[tuple[str, str]] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     from modalign.report.result import TableOptions
 
-    settings = dict(statistics or {})
+    chosen = dict(statistics or {})
     return TableOptions(
-        unit=settings.get("unit", "patient"),
-        n_boot=settings.get("bootstrap", 10_000),
-        confidence=settings.get("confidence", 0.95),
-        failed=settings.get("failed", "drop"),
+        unit=chosen.get("unit", "patient"),
+        n_boot=chosen.get("bootstrap", 10_000),
+        confidence=chosen.get("confidence", 0.95),
+        failed=chosen.get("failed", "drop"),
         seed=seed,
         extra_methods=extra,
         methods=frozenset(methods),
         tuned={name: frozenset(m for d, m in tuned if d == name) for name, _ in tuned},
+        settings=settings or {},
     )

@@ -15,7 +15,7 @@ from modalign.plan_checks import check_dataset, check_measure_options
 from modalign.plan_choices import chosen_datasets, chosen_extra_methods, chosen_tables
 from modalign.report.paper_figures import PaperFigure, figures_of
 from modalign.tuning_plan import Tuning, make_tuning
-from modalign.variants import Variant, check_dimensions, check_needs, dimensions_on, read_variant
+from modalign.variants import Variant, check_dimensions, check_needs, differing_options, dimensions_on, read_variant
 
 Cell = tuple[str, str]
 """A data set and a method variant."""
@@ -119,6 +119,14 @@ class Plan:
             return []
         datasets = {column.dataset for _, _, column in table.cells()}
         return sorted({name for dataset in datasets for name in self.extra_methods.get(dataset, ())})
+
+    def table_settings(self, paper: str, number: int) -> dict[str, dict[str, Any]]:
+        """In a table that varies parts of a method: the options in which its rows differ in this run, by variant."""
+        table = paper_tables.tables(paper)[number]
+        if not table.ablation:
+            return {}
+        names = sorted({name for _, name in self.table_cells(paper, number)})
+        return differing_options([self.variants[name] for name in names])
 
     def trainings_from(self, dataset: str, variant: str) -> int:
         """How many trainings have to follow one another on a data set, beginning with that of a variant."""

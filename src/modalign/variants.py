@@ -1,6 +1,6 @@
 """The method variants of a configuration: what they are, and whether they can be."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,3 +115,19 @@ def check_dimensions(dataset: str, datasets: Mapping[str, Any], variant: Variant
         f"data set {dataset} takes {words} methods, and {variant.name} is {own}: "
         f"set its dimension, or take it off that data set"
     )
+
+
+def differing_options(variants: Iterable[Variant]) -> dict[str, dict[str, Any]]:
+    """The options in which variants of the same method differ, defaults of their presets included, by variant."""
+    found: dict[str, dict[str, Any]] = {}
+    by_method: dict[str, dict[str, dict[str, Any]]] = {}
+    for variant in variants:
+        kind = method_class(variant.method)
+        dimension = max(kind.dimensions) if variant.dimension is None else variant.dimension
+        options = kind(variant.options, dimension).options.model_dump(mode="json")
+        by_method.setdefault(variant.method, {})[variant.name] = options
+    for alike in by_method.values():
+        first = next(iter(alike.values()))
+        varied = [option for option in first if any(options[option] != first[option] for options in alike.values())]
+        found |= {name: {option: options[option] for option in varied} for name, options in alike.items()}
+    return found

@@ -40,6 +40,9 @@ rule make_table:
             labels_of(PLAN.table_extras(wildcards.paper, int(wildcards.table)))
         ),
         methods=as_argument(sorted(PLAN.variants)),
+        settings=lambda wildcards: as_argument(
+            PLAN.table_settings(wildcards.paper, int(wildcards.table))
+        ),
         tuned=lambda wildcards: as_argument(
             PLAN.tuning.cells(PLAN.table_cells(wildcards.paper, int(wildcards.table)))
         ),
@@ -52,8 +55,8 @@ rule make_table:
         ),
     shell:
         "python -m modalign table {wildcards.paper} {wildcards.table} {params.metrics} {params.stores} "
-        "--extra {params.extra} --methods {params.methods} --tuned {params.tuned} --statistics {params.statistics} "
-        "--seed {params.seed} --out {params.stem:q} > {log:q} 2>&1"
+        "--extra {params.extra} --methods {params.methods} --settings {params.settings} --tuned {params.tuned} "
+        "--statistics {params.statistics} --seed {params.seed} --out {params.stem:q} > {log:q} 2>&1"
 
 
 rule compare_methods:

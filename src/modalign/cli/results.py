@@ -18,12 +18,13 @@ def table(
     store: Annotated[list[Path] | None, typer.Option(help="Case store; repeat.")] = None,
     extra: Json = "{}",
     methods: Json = "[]",
+    settings: Json = "{}",
     tuned: Json = "[]",
     statistics: Json = "{}",
     seed: Seed = 0,
 ) -> None:
-    """Write a table of a paper, with the printed values beside the reproduced ones; --tuned lists pairs of data set and
-    method whose options were tuned."""
+    """Write a table of a paper, with the printed values beside the reproduced ones; --settings has the options in which
+    methods differ, --tuned lists pairs of data set and method whose options were tuned."""
     from modalign.evaluate import table_job
 
     table_job(
@@ -34,6 +35,7 @@ def table(
         out,
         extra_methods=parse_json(extra, "--extra"),
         methods=parse_json(methods, "--methods"),
+        settings=parse_json(settings, "--settings"),
         tuned=parse_json(tuned, "--tuned"),
         statistics=parse_json(statistics, "--statistics"),
         seed=seed,

@@ -83,6 +83,7 @@ def caption(
     lines.append(_reproduced(blocks, table, info))
     if table.printed_source:
         lines += [f"Printed: {table.printed_source}.", _printed_tests(table)]
+    lines += _settings(table, options)
     if table.tunes:
         lines += _tuned(table, blocks, options)
     if table.stand_in:
@@ -99,6 +100,17 @@ def caption(
     if table.show_beats:
         lines.append(f"b/n: the number of {unit}, of n, on which a method is better than the proposed one.")
     return tuple(line for line in lines if line)
+
+
+def _settings(table: Table, options: TableOptions) -> list[str]:
+    """What the rows of an ablation are in this run: their names are the paper's, and small networks differ from it."""
+    of_rows = {row.label: options.settings.get(row.method or "") for block in table.blocks for row in block.rows}
+    told = [
+        f"{label}: {', '.join(f'{option} {value}' for option, value in varied.items())}"
+        for label, varied in of_rows.items()
+        if varied
+    ]
+    return [f"Rows are named as in the paper; in this run they are {'; '.join(told)}."] if told else []
 
 
 def _marks(blocks: tuple[BlockResult, ...]) -> str:

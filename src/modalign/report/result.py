@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from modalign.errors import ConfigError
 from modalign.papers import Block, Column, PrintedValue, Row, Table
@@ -26,6 +26,7 @@ class TableOptions:
         extra_methods: method variants that join beyond the paper, with their labels.
         methods: every configured method variant; tells "not run" from "not there yet". None: those with a status.
         tuned: variants whose options this run tunes on validation cases, by data set.
+        settings: options in which the rows of an ablation differ, by variant.
         failed: what a case counts on which a method failed: ``drop``, nothing, the mean is over the others; or
             ``unaligned``, the value of the unaligned scans, as a crash counted in Locor's experiments.
     """
@@ -37,6 +38,7 @@ class TableOptions:
     extra_methods: Mapping[str, str] = field(default_factory=dict)
     methods: frozenset[str] | None = None
     tuned: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failed: Literal["drop", "unaligned"] = "drop"
 
     def __post_init__(self) -> None:
