@@ -110,7 +110,9 @@ def test_registered_pairs_teach_how_to_shift_once_they_are_shifted(tmp_path):
     store = write_store(tmp_path, {"train": cases[:1]})
     shifted = replace(cases[1], moving=cases[1].moving.like(np.roll(cases[1].moving.data, 2, axis=0)))
     left = []
-    for number, misalign in enumerate((None, {"translation_half_fov": (0.15, 0.15, 0), "alpha_voxels": 0})):
+    for number, misalign in enumerate(
+        (None, {"of": "moving", "translation_half_fov": (0.2, 0.2, 0), "alpha_voxels": 0})
+    ):
         options = {"preset": "small", "steps": 40, "deform_voxels": 0, "similarity": "ncc", "misalign": misalign}
         method = VoxelMorph(options, 2, Context(model=tmp_path / str(number)))
         method.train(store)

@@ -153,7 +153,9 @@ class LearnedRegistration(TrainedMethod):
         context, deform_voxels, misalign = self.context, self.options.deform_voxels, self.options.misalign
         purpose = (store.dataset, self.name, *([stage] if stage else []))
         # The images of a data set that networks learn from have one voxel size, or nearly so.
-        spacing = [] if misalign is None else store.load(store.ids(["train"])[0], INPUTS).fixed.spacing
+        spacing: list[float] = []
+        if misalign is not None:
+            spacing = list(map(float, store.load(store.ids(["train"])[0], INPUTS).fixed.spacing))
 
         def losses(networks: Networks, batch: "dict[str, Tensor]", step: int) -> Phases:
             moving, fixed, mask = registration.prepared(batch, data.limits)
