@@ -118,6 +118,21 @@ def test_packages_on_record_are_those_that_the_method_uses(launched, alone, tmp_
     assert "torch" not in records[0]
 
 
+def test_a_job_starts_its_command_again_as_modalign():
+    """Lightning starts the processes of further GPUs as ``python -m`` with the name of the main module."""
+    job = (
+        "import os, sys; from modalign import preload; "
+        f"environment = dict(os.environ) | {{'{ADDRESS}': 'somewhere'}}; "
+        "request = {'folder': '.', 'environment': environment, 'arguments': ['modalign', 'methods']}; "
+        "preload._become(request, [os.dup(n) for n in range(3)]); "
+        f"print(sys.modules['__main__'].__spec__.name, '{ADDRESS}' in os.environ)"
+    )
+    result = subprocess.run([sys.executable, "-c", job], check=False, timeout=60, capture_output=True, text=True)
+    assert result.stdout.split() == ["modalign.__main__", "False"], result.stderr
+    again = subprocess.run([sys.executable, "-m", "modalign.__main__", "--help"], check=False, capture_output=True)
+    assert again.returncode == 0
+
+
 def test_the_launcher_leaves_nothing_behind():
     command = [sys.executable, "-m", "modalign.preload", "bash", "-c", f"echo ${ADDRESS}; exit 3"]
     result = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import select
@@ -134,6 +135,10 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    # A training on several GPUs starts its command once more for each of them, by the name of this module: as processes
+    # of their own, with settings that the launcher hasn't.
+    del os.environ[ADDRESS]
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("modalign.__main__")
     sys.argv[:] = request["arguments"]
     _note_imports()
 
