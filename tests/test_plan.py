@@ -77,6 +77,16 @@ def test_own_methods_are_segmented_where_the_tables_that_they_join_are(config):
     assert not plan.is_segmented(("cermep-t1-ct", "mine"))
 
 
+def test_pretrained_features_reach_the_methods_that_look_through_them(config):
+    config["methods"]["munit"]["options"] = {"preset": "paper"}
+    config["features"] = {"kind": "pretrained", "files": {"inception": "inception.pth", "vgg19": "vgg19.pth"}}
+    config["methods"]["rbg-stage1-32"]["options"] = {"preset": "paper"}
+    variants = make_plan(config).variants
+    assert variants["munit"].options["inception"] == "inception.pth"
+    assert variants["rbg-stage1-32"].options["vgg19"] == "vgg19.pth"
+    assert "inception" not in variants["rbg"].options
+
+
 def test_an_ablation_says_what_its_rows_are_in_this_run(config):
     """The rows bear the paper's windows; small networks have smaller ones."""
     plan = make_plan(config)

@@ -95,13 +95,16 @@ class Merging(Recolour):
         return Alignment(image.like((np.round(image.data * 2) / 2).astype(np.float32)))
 
 
-def test_the_first_outputs_are_made_once_and_again_for_another_field(slices, tmp_path):
+def test_the_first_outputs_are_made_once_and_again_for_another_field_or_other_code(slices, tmp_path, monkeypatch):
     store, _ = slices
     options = {"preset": "small", "steps": 1, "batch": 1}
     Recolour.translated.clear()
     for flow, expected in (("corrected", 1), ("corrected", 1), ("zero", 2)):
         Rbg({**options, "daca_flow": flow}, 2, context(tmp_path)).train(store)
         assert Recolour.translated.count("case-0") == expected
+    monkeypatch.setattr("modalign.digest.code_digest", lambda *modules: "changed")
+    Rbg({**options, "daca_flow": "zero"}, 2, context(tmp_path)).train(store)
+    assert Recolour.translated.count("case-0") == 3
 
 
 def test_r_registers_the_reference_with_the_first_output(slices, tmp_path, monkeypatch):
@@ -223,6 +226,7 @@ def test_a_share_of_the_training_cases(slices, tmp_path):
         (Rbg, {"crop": (32, 32, 8)}, r"has crop \[(\d+, ){2}\d+\], and works in 2 dimensions"),
         (Rbg, {"warm_up": 1.0}, "less than 1"),
         (Rbg, {"warm_up": 0.6, "cool_down": 0.4}, "leave no steps in between"),
+        (Rbg, {"keep": "best"}, "makes no validations"),
         (Rbg, {"heads": 3}, "14 channels can't be divided among 3 heads"),
         (Rbg, {"contextual_weight": 0, "nce_weight": 0, "gan_weight": 0}, "there is nothing to learn from"),
         (Rbg, {"nce_layers": ["conv6_1"]}, "should match pattern"),

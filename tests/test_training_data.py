@@ -93,6 +93,21 @@ def test_crops_are_at_the_same_place_in_both_images_and_pad_what_is_too_small(pa
         torch.testing.assert_close(difference, torch.full_like(difference, 10.0))
 
 
+def test_beyond_small_images_nothing_moves_and_nothing_is_valid(packed):
+    with h5py.File(packed) as file:
+        shapes = {case: file[case]["fixed"].shape for case in file}
+    other = packed.with_name("fields.h5")
+    with h5py.File(other, "w") as file:
+        for case, shape in shapes.items():
+            file[f"{case}/field_x"] = np.full(shape, -5.0, np.float32)
+    size = tuple(np.max(list(shapes.values()), axis=0) + 4)
+    sampling = Sampling(3, crop=size, masks=True)
+    batch = PackedCases(packed, sampling, beside=(other, ("field_x",))).batch(0)
+    scanned = batch["fixed_mask"].bool()
+    assert not scanned.all()
+    assert (batch["field_x"] == torch.where(scanned, -5.0, 0.0)).all()
+
+
 def test_unpaired_batches_draw_moving_images_of_their_own(packed):
     batches = [PackedCases(packed, Sampling(2, batch=9, crop=(8, 8), paired=False)).batch(s) for s in range(3)]
     assert all((b["moving"] - b["fixed"] - 10).abs().amax((1, 2, 3)).count_nonzero() >= 5 for b in batches)

@@ -54,9 +54,11 @@ def read_variant(name: str, entry: Mapping[str, Any], config: Mapping[str, Any])
     stand_ins: Any = dict.fromkeys(entry.get("needs", {}))
     context = Context(model=Path(), needs=stand_ins)
     made = _with_name(name, lambda: kind(options, dimension or max(kind.dimensions), context))
-    weights = config.get("features", {}).get("files", {}).get("vgg19")
-    if weights and getattr(made.options, "vgg_width", None) == TRAINED_VGG_WIDTH:
-        options.setdefault("vgg19", weights)
+    files = config.get("features", {}).get("files", {})
+    if files.get("vgg19") and getattr(made.options, "vgg_width", None) == TRAINED_VGG_WIDTH:
+        options.setdefault("vgg19", files["vgg19"])
+    if files.get("inception") and "inception" in type(made.options).model_fields:
+        options.setdefault("inception", files["inception"])
     # Tuned methods are judged over several runs, as trained ones are (Locor, section 5.1).
     repeated = kind.is_trained() or name in config.get("tuning", {}).get("methods", ())
     seeds = entry.get("seeds") or (config["seeds"] if repeated else config["seeds"][:1])

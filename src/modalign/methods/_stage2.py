@@ -63,7 +63,7 @@ class Stage2Method(TrainedMethod):
         limits: Limits = {role: data.limits(role) for role in ("fixed", "moving")}
         make_deterministic(context.seed, context.device, context.threads, store.dataset, self.name, "initial weights")
         networks = self._networks()
-        steps = options.total_steps(data.steps_per_epoch)
+        steps = options.total_steps(max(1, data.steps_per_epoch // options.devices))
         losses = Stage2Losses(options, limits, context.seed, (store.dataset, self.name), context.device, steps)
         record = self._descend(networks, losses, data, data_digest(store.pack("train"), made))
         self._save(networks["stage2"], limits=dict(limits))
@@ -110,6 +110,7 @@ class Stage2Method(TrainedMethod):
         """Pairs to learn from, with what stage 1 and R make of them, and the file that keeps this."""
         import h5py
 
+        from modalign.digest import code_digest
         from modalign.files import replacing
         from modalign.training.data import PackedCases, Sampling, draw_cases
         from modalign.training.registration import origin
@@ -121,7 +122,9 @@ class Stage2Method(TrainedMethod):
         cases = draw_cases(store.ids(["train"]), options.train_fraction, context.seed, store.dataset)
         path, parts = state / "first-train.h5", ("initial", *(f"field_{axis}" for axis in AXES[: self.dimension]))
         origins = [origin(store, "train", method) for method in context.needs.values()]
-        made_from = json.dumps([origins, cases, options.daca_flow, self.dimension])
+        made_from = json.dumps(
+            [origins, cases, options.daca_flow, self.dimension, code_digest(Stage2Method.__module__)]
+        )
         if not _made(path, made_from):
             with replacing(path) as temporary, h5py.File(temporary, "w") as file:
                 file.attrs["made_from"] = made_from

@@ -98,6 +98,10 @@ class Stage2Options(GenerationOptions):
     def _possible(self) -> "Stage2Options":
         if self.channels % self.heads:
             raise ValueError(f"{self.channels} channels can't be divided among {self.heads} heads")
+        if self.keep == "best" or self.validate_every > 0:
+            raise ValueError(
+                "stage 2 makes no validations, and its last weights are used: leave out keep and validate_every"
+            )
         if self.warm_up + self.cool_down >= 1:
             raise ValueError("warm_up and cool_down leave no steps in between: their sum has to be less than 1")
         if not any((self.contextual_weight, self.nce_weight, self.gan_weight, self.l1_weight, self.mind_weight)):

@@ -168,7 +168,9 @@ class PackedCases:
             mirror = random.random(2) < 0.5 if random is not None and self.sampling.flips else np.zeros(2, bool)
             axes = tuple(np.flatnonzero(mirror))
             for part, images in picked.items():
-                cut = _cut(images[row], shape, place)
+                cut = _cut(
+                    images[row], shape, place, 0.0 if part.startswith("field") or part.endswith("mask") else None
+                )
                 result[part][row, 0] = np.flip(cut, axes) if axes else cut
         return {part: torch.from_numpy(array) for part, array in result.items()}
 
@@ -261,12 +263,13 @@ def _check(path: Path, arrays: Arrays) -> None:
             raise DataError(f"{path}: the images of case {case} differ in shape: {shapes}; resample them to one grid")
 
 
-def _cut(image: np.ndarray, shape: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Crop to `shape`, at `place` (0 to 1) of the room there is; what is too small is padded by its minimum."""
+def _cut(image: np.ndarray, shape: np.ndarray, place: np.ndarray, fill: float | None) -> np.ndarray:
+    """Crop to `shape`, at `place` (0 to 1) of the room there is; what is too small is padded by `fill`, or by its
+    minimum if that is None."""
     room = np.array(image.shape) - shape
     starts = np.floor(np.clip(room + 1, 0, None) * place).astype(int).clip(0, np.clip(room, 0, None))
     cut = image[tuple(slice(s, s + n) for s, n in zip(starts, shape, strict=True))]
     if cut.shape == tuple(shape):
         return cut
     padding = [(0, n - c) for n, c in zip(shape, cut.shape, strict=True)]
-    return np.pad(cut, padding, constant_values=image.min())
+    return np.pad(cut, padding, constant_values=image.min() if fill is None else fill)

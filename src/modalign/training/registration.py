@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modalign.cases import INPUTS, Alignment, Case, CaseStore
+from modalign.digest import code_digest
 from modalign.errors import DataError
 from modalign.files import replacing, sha256
 from modalign.methods._registration import by_field, check_images
@@ -98,11 +99,12 @@ def translate_split(store: CaseStore, split: str, translator: Method, state: Pat
 
 
 def origin(store: CaseStore, split: str, method: Method) -> str:
-    """A digest of all that decides what `method` makes of a split: data, options, seed and weights."""
+    """A digest of all that decides what `method` makes of a split: data, code, options, seed and weights."""
     model = method.context.model
     weights = [sha256(file) for file in sorted(model.glob("*.pt"))] if model is not None else []
     name, options = type(method).__module__, method.options.model_dump()
-    content = [data_digest(store.pack(split)), name, options, method.context.seed, weights]
+    code = code_digest(name) if name.startswith("modalign.") else ""
+    content = [data_digest(store.pack(split)), name, code, options, method.context.seed, weights]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
