@@ -78,6 +78,20 @@ class TestAgainstTruth:
         image[0] = 9
         pair = pair_of(image, truth=truth, moving=truth, mask=mask, unit="HU", scale=1500)
         assert numbers(measure_mae_hu(pair, "mask")) == pytest.approx([750])
+        assert not pair.remarks
+
+    def test_mae_says_where_the_preparation_cut_off_bone(self):
+        truth = np.zeros((6, 6, 2), dtype=np.float32)
+        pair = pair_of(truth, truth=truth, unit="HU")
+        percent = {"low_percent": 5.0, "high_percent": 95.0}
+        step = {
+            "function": "clip_percentiles",
+            "parameters": percent,
+            "outcome": {"moving": {"low": -1000, "high": 60}},
+        }
+        pair.case.record = {"steps": [step]}
+        measure_mae_hu(pair, "grid")
+        assert pair.remarks == {"HU are those of the prepared scan, cut off at its percentiles 5 and 95"}
 
     def test_mae_of_mr_is_left_out_with_a_remark(self, images):
         pair = pair_of(*images[:1], truth=images[1])

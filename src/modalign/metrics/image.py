@@ -4,7 +4,7 @@ import numpy as np
 import scipy.ndimage as ndi
 
 from modalign.metrics.choices import check_option
-from modalign.metrics.pair import Pair, Value
+from modalign.metrics.pair import Pair, Value, clipped_at
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, data_range: float) -> float:
@@ -142,10 +142,13 @@ def measure_mae_hu(pair: Pair, region: str) -> list[Value]:
         region: ``mask`` or ``foreground`` (where the truth is not background): background plays no part; or ``grid``,
             where matching air lowers the value.
 
-    NaN for an empty region; no value, and a remark, where the moving scan is not in HU.
+    NaN for an empty region; no value, and a remark, where the moving scan is not in HU. A remark also says where the
+    preparation cut off what is densest, such as bone: errors in it then count in part.
     """
     if not _in_hu(pair):
         return []
+    for low, high in clipped_at(pair.case.record, "moving"):
+        pair.remarks.add(f"HU are those of the prepared scan, cut off at its percentiles {low:g} and {high:g}")
     return _mae_hu(pair, pair.true_image, _region(pair, region))
 
 

@@ -174,6 +174,15 @@ def prepared_range(record: Mapping[str, Any], side: str) -> tuple[float, float] 
     return found
 
 
+def clipped_at(record: Mapping[str, Any], side: str) -> list[tuple[float, float]]:
+    """The percentiles at which a case's preparation cut off the intensities of `side`, from its case.json."""
+    return [
+        (float(step["parameters"]["low_percent"]), float(step["parameters"]["high_percent"]))
+        for step in record.get("steps", ())
+        if step["function"] == "clip_percentiles" and side in (step.get("outcome") or {})
+    ]
+
+
 _NEW_SCALES = ("n4", "nyul", "zscore")
 """Steps of preparation after which intensities lie in no given range."""
 
