@@ -14,6 +14,7 @@ def test_learning_rates():
     assert rates() == [1, 1, 1, 1, 1]
     assert rates(schedule="multistep") == pytest.approx([1, 1, 0.1, 0.01, 0.01])
     assert rates(schedule="linear") == pytest.approx([1, 1, 1, 0.5, 0.05])
+    assert rates(schedule="linear", linear_from=0.75) == pytest.approx([1, 1, 1, 1, 0.1])
     assert rates(schedule="polynomial") == pytest.approx([1, 0.75**0.9, 0.5**0.9, 0.25**0.9, 0.025**0.9])
     assert TrainingOptions(epochs=2.5).total_steps(30) == 75
 

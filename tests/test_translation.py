@@ -168,6 +168,21 @@ def test_the_published_networks_take_a_step(store, tmp_path, name):
     assert all(map(math.isfinite, values))
 
 
+def test_cut_starts_with_the_weights_of_its_authors():
+    """Glorot's deviation times 0.02, not 0.02 itself, in generator and discriminator."""
+    for initialisation, glorot in (("xavier", True), ("normal", False)):
+        cut = method_class("cut")({"preset": "paper", "initialisation": initialisation}, 2)
+        for network in (cut._network(), cut._discriminators()):
+            weights = [
+                m.weight for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.weight.numel() > 20_000
+            ]
+            for weight in weights:
+                fans = (weight.shape[0] + weight.shape[1]) * weight[0, 0].numel()
+                assert float(weight.detach().std()) == pytest.approx(0.02 * ((2 / fans) ** 0.5 if glorot else 1), rel=0.05)
+    fast = method_class("cut")({"preset": "fast"}, 2).options
+    assert [fast.learning_rate_at(epoch, 1) / 2e-4 for epoch in (0, 149, 175)] == pytest.approx([1, 1, 0.5])
+
+
 def test_presets_and_what_overrides_them():
     paper = method_class("cyclegan")({}, 2).options
     assert (paper.epochs, paper.cycle_weight, paper.learning_rate, paper.weight_decay) == (100, 100, 1e-4, 1e-4)

@@ -10,6 +10,8 @@ from modalign.methods.cyclegan import SMALL
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from modalign.networks.cyclegan import Discriminators
+
 
 class ContrastiveTranslation(Translation):
     """A generator whose own features have to tell which place of the input a place of the output belongs to."""
@@ -36,12 +38,21 @@ class ContrastiveTranslation(Translation):
                 "learning_rate": 2e-4,
                 "betas": (0.5, 0.999),
                 "schedule": "linear",
+                "linear_from": 0.75,
                 "crop": (256, 256),
                 "nce_weight": 10.0,
                 "identity": False,
                 "flip_equivariance": True,
             },
-            "small": {**SMALL, "learning_rate": 1e-3, "nce_weight": 2.0, "blocks": 3, "width": 32, "places": 128},
+            "small": {
+                **SMALL,
+                "initialisation": "normal",
+                "learning_rate": 1e-3,
+                "nce_weight": 2.0,
+                "blocks": 3,
+                "width": 32,
+                "places": 128,
+            },
         }
 
         preset: Literal["paper", "fast", "small"] = Field(
@@ -56,14 +67,27 @@ class ContrastiveTranslation(Translation):
         flip_equivariance: bool = Field(False, description="mirror every other input and compare mirrored features")
         places: int = Field(256, ge=2, description="places per layer that PatchNCE compares")
         width: int = Field(256, ge=1, description="channels in which features are compared")
+        initialisation: Literal["normal", "xavier"] = Field(
+            "xavier", description="of convolutions: Glorot's times 0.02, as in CUT, or normal with 0.02, as in CycleGAN"
+        )
 
     def _network(self) -> "nn.Module":
         from modalign.networks.cut import Cut
-        from modalign.networks.gan import ResnetGenerator
+        from modalign.networks.gan import ResnetGenerator, initialise
 
         options = self.options
         generator = ResnetGenerator(self.dimension, channels=options.channels, blocks=options.blocks, antialias=True)
+        if options.initialisation == "xavier":
+            initialise(generator, xavier=True)
         return Cut(generator, options.width)
+
+    def _discriminators(self) -> "Discriminators":
+        from modalign.networks.gan import initialise
+
+        discriminators = super()._discriminators()
+        if self.options.initialisation == "xavier":
+            initialise(discriminators, xavier=True)
+        return discriminators
 
     def _terms(self, generators: "nn.Module", images: Images, step: int) -> "tuple[Images, dict[str, Tensor]]":
         import torch

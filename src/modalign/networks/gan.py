@@ -270,11 +270,17 @@ def normalisation(norm: Norm, dimension: int, channels: int) -> list[nn.Module]:
     return [INSTANCE_NORM[dimension](channels) if norm == "instance" else BATCH_NORM[dimension](channels)]
 
 
-def initialise(network: nn.Module, deviation: float = 0.02) -> None:
-    """Normal weights of convolutions (standard deviation `deviation`), zero biases; batch norm starts near one."""
+def initialise(network: nn.Module, deviation: float = 0.02, xavier: bool = False) -> None:
+    """Normal weights of convolutions, zero biases; batch norm starts near one.
+
+    `deviation` is the weights' standard deviation or, with `xavier`, the factor of Glorot's, ``sqrt(2 / (in + out))``.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear):
-            nn.init.normal_(module.weight, 0.0, deviation)
+            if xavier:
+                nn.init.xavier_normal_(module.weight, gain=deviation)
+            else:
+                nn.init.normal_(module.weight, 0.0, deviation)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):

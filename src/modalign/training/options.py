@@ -53,9 +53,10 @@ class TrainingOptions(MethodOptions):
     weight_decay: float = Field(0.0, ge=0, description="pull towards zero weights")
     schedule: Literal["constant", "multistep", "linear", "polynomial", "halving"] = Field(
         "constant",
-        description="learning rate: constant; multistep = times 0.1 at each milestone; linear = constant for the first "
-        "half, then straight to 0; polynomial = (1 - t)^0.9; halving = halved after each tenth of the budget",
+        description="learning rate: constant; multistep = times 0.1 at each milestone; linear = constant, and from "
+        "linear_from on straight to 0; polynomial = (1 - t)^0.9; halving = halved after each tenth of the budget",
     )
+    linear_from: float = Field(0.5, ge=0, lt=1, description="share of the budget after which `linear` falls")
     milestones: tuple[float, ...] = Field((20, 30), description="epochs at which `multistep` drops the learning rate")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of each network; null = no clipping")
     keep: Literal["best", "last"] = Field(
@@ -100,7 +101,7 @@ class TrainingOptions(MethodOptions):
             passed = sum(step >= milestone * steps_per_epoch for milestone in self.milestones)
             return self.learning_rate * 0.1**passed
         if self.schedule == "linear":
-            return self.learning_rate * min(1.0, 2 * (1 - done))
+            return self.learning_rate * min(1.0, (1 - done) / (1 - self.linear_from))
         if self.schedule == "polynomial":
             return self.learning_rate * (1 - done) ** 0.9
         if self.schedule == "halving":
