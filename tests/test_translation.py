@@ -178,7 +178,8 @@ def test_cut_starts_with_the_weights_of_its_authors():
             ]
             for weight in weights:
                 fans = (weight.shape[0] + weight.shape[1]) * weight[0, 0].numel()
-                assert float(weight.detach().std()) == pytest.approx(0.02 * ((2 / fans) ** 0.5 if glorot else 1), rel=0.05)
+                expected = 0.02 * ((2 / fans) ** 0.5 if glorot else 1)
+                assert float(weight.detach().std()) == pytest.approx(expected, rel=0.05)
     fast = method_class("cut")({"preset": "fast"}, 2).options
     assert [fast.learning_rate_at(epoch, 1) / 2e-4 for epoch in (0, 149, 175)] == pytest.approx([1, 1, 0.5])
 
