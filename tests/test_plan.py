@@ -96,7 +96,8 @@ def test_an_ablation_says_what_its_rows_are_in_this_run(config):
     assert plan.table_settings("rbg", 1) == {}
     table = papers.tables("rbg")[6]
     words = " ".join(build_table(table, [], {}, {}, TableOptions(n_boot=100, settings=of_run)).caption)
-    assert "(b) window 20, with field: window 2, daca_flow corrected" in words
+    assert "In this run (d) window 28, with field, proposed has window 3, daca_flow corrected, and otherwise" in words
+    assert "(b) window 20, with field: window 2; (c) window 28, without field: daca_flow zero." in words
 
 
 def test_what_only_a_validation_table_shows_is_run_on_the_validation_split_alone(config):

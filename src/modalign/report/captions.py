@@ -104,13 +104,24 @@ def caption(
 
 def _settings(table: Table, options: TableOptions) -> list[str]:
     """What the rows of an ablation are in this run: their names are the paper's, and small networks differ from it."""
-    of_rows = {row.label: options.settings.get(row.method or "") for block in table.blocks for row in block.rows}
-    told = [
-        f"{label}: {', '.join(f'{option} {value}' for option, value in varied.items())}"
-        for label, varied in of_rows.items()
-        if varied
-    ]
-    return [f"Rows are named as in the paper; in this run they are {'; '.join(told)}."] if told else []
+    sentences = []
+    for block in table.blocks:
+        proposed = options.settings.get(block.proposed_row.method or "")
+        if not proposed:
+            continue
+        others = {row.label: options.settings.get(row.method or "", {}) for row in block.rows}
+        told = [
+            f"{label}: {_listed({option: value for option, value in varied.items() if value != proposed.get(option)})}"
+            for label, varied in others.items()
+            if varied and varied != proposed
+        ]
+        named = f"Rows are named as in the paper. In this run {block.proposed} has {_listed(proposed)}"
+        sentences.append(f"{named}, and otherwise {'; '.join(told)}." if told else f"{named}.")
+    return list(dict.fromkeys(sentences))
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{option} {value}" for option, value in options.items())
 
 
 def _marks(blocks: tuple[BlockResult, ...]) -> str:
