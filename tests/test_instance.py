@@ -22,7 +22,7 @@ from modalign.instance.splines import (
     interpolation_matrices,
     separable,
 )
-from modalign.instance.transform import bending_energy, exponentials, sampled
+from modalign.instance.transform import exponentials, sampled
 from modalign.methods.base import Context
 from modalign.methods.locor import Locor
 from modalign.similarity.locor import Locor as Similarity
@@ -82,20 +82,6 @@ def test_the_exponential_of_a_linear_velocity_is_the_matrix_exponential():
         assert (ours - expected)[middle].abs().max() < 2e-3
         if sign == 1:
             assert (ours - expected)[middle].abs().max() < 0.1 * (plain - expected)[middle].abs().max()
-
-
-def test_bending_energy_is_in_world_units():
-    lattice = centred_lattice((20, 18, 16), (2.0, 2.0, 2.0))
-    x, y, _ = lattice.points(DOUBLE)[0]
-    spacing = (1.0, 2.0, 3.0)
-    field = torch.stack([0.01 * x**2, 0.03 * x * y, 5 + 0.1 * x])[None]
-    # In mm: u_x'' = 0.02 / 1 mm; u_y = 0.03 x y * 2 mm has a mixed derivative of 0.06 / (1 mm * 2 mm), which counts
-    # twice; averaged over three components and nine derivatives.
-    expected = (0.02**2 + 2 * (0.03 * 2 / 2) ** 2) / 3 / 9
-    distance = [2 * s for s in spacing]
-    in_mm = field * torch.tensor(spacing).reshape(1, 3, 1, 1, 1)
-    assert float(bending_energy(in_mm, distance)) == pytest.approx(expected)
-    assert float(bending_energy(x[None, None].expand(1, 3, *x.shape), distance)) < 1e-20
 
 
 def smooth_pair(shape, shift=(0.0, 0.0), seed=0):

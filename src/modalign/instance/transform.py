@@ -91,9 +91,10 @@ class VelocityStage:
         there, back = self._exponentials()
         forward = self._composed(there)
         inverse = self._back + sampled(back, self.fixed_lattice, self._back)
-        energy = bending_energy(forward * self._in_mm, self._fixed_mm) / 2
+        energy = bending_energy(forward * self._in_mm, self._fixed_mm, MARGIN) / 2
         if self._symmetric:
-            energy = energy + bending_energy((inverse - self._straight_back) * self._in_mm, self._moving_mm) / 2
+            bent = (inverse - self._straight_back) * self._in_mm
+            energy = energy + bending_energy(bent, self._moving_mm, MARGIN) / 2
         return apply_affine(self._affine, self._points + forward), inverse, energy
 
     def deformation(self) -> Deformation:
@@ -153,24 +154,42 @@ def sampled(values: Tensor, lattice: Lattice, points: Tensor) -> Tensor:
     return functional.grid_sample(values, where, "bilinear", "border", align_corners=True)
 
 
-def bending_energy(displacement_mm: Tensor, distance_mm: Sequence[float]) -> Tensor:
+def bending_energy(displacement_mm: Tensor, distance_mm: Sequence[float], margin: int = 0) -> Tensor:
     """Squared second derivatives of a displacement in mm, by mm: all nD^2 of them averaged, mixed ones being two each.
 
-    Averaged over components and points as well; in 1/mm^2. An axis with fewer than three points has none.
+    Averaged over components and points as well; in 1/mm^2. An axis with fewer than three points has none. Differences
+    are of fourth order where there are enough points: on a lattice of half the control points' distance, plain ones
+    find up to a quarter less energy than the differences from voxel to voxel that the penalty is published with.
 
     Args:
         displacement_mm: (1, nD, *lattice).
         distance_mm: of the lattice points, along each axis.
+        margin: points at each end of an axis that lie outside the image; what is there doesn't count.
     """
     dimension = len(distance_mm)
     energy = displacement_mm.new_zeros(())
     for first in range(dimension):
-        slope = displacement_mm.diff(dim=2 + first) / distance_mm[first]
+        slope, lost = _slope(displacement_mm, 2 + first, distance_mm[first])
         for second in range(first, dimension):
             if slope.shape[2 + second] > 1:
-                curvature = slope.diff(dim=2 + second) / distance_mm[second]
+                curvature, lost_too = _slope(slope, 2 + second, distance_mm[second])
+                for axis in range(dimension):
+                    beyond = margin - lost * (axis == first) - lost_too * (axis == second)
+                    outside = min(max(0, math.ceil(beyond)), (curvature.shape[2 + axis] - 1) // 2)
+                    curvature = curvature.narrow(2 + axis, outside, curvature.shape[2 + axis] - 2 * outside)
                 energy = energy + (1 if first == second else 2) * curvature.square().mean()
     return energy / dimension**2
+
+
+def _slope(values: Tensor, axis: int, distance: float) -> tuple[Tensor, float]:
+    """Derivatives half-way between points, and how many points' distance the result begins behind the first one."""
+    steps = values.diff(dim=axis)
+    if steps.shape[axis] < 3:
+        return steps / distance, 0.5
+    # (27 (u[i+1] - u[i]) - (u[i+2] - u[i-1])) / 24, the latter difference being the sum of three steps.
+    count = steps.shape[axis] - 2
+    before, middle, after = (steps.narrow(axis, start, count) for start in range(3))
+    return (26 * middle - before - after) / (24 * distance), 1.5
 
 
 def _resampled(values: Tensor, lattice: Lattice, onto: Lattice) -> Tensor:
