@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
 import SimpleITK as sitk
 from typer.testing import CliRunner
 
+from modalign.align_files import align_pair, parse_json
 from modalign.cli import app
-from modalign.volumes import Volume, read_volume, write_volume
+from modalign.errors import ConfigError, DataError
+from modalign.volumes import Volume, from_nibabel, read_volume, write_volume
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +67,41 @@ def test_errors_are_one_message_and_no_traceback(pair, tmp_path):
     assert unknown.stderr.startswith("error: there is no method 'sin'; the methods are: affine")
     bad = modalign("align", pair / "t1.nii.gz", pair / "t2.nii.gz", "--options", "{preset}", "-o", tmp_path)
     assert bad.stderr.startswith("error: --options has to be JSON")
+
+
+@pytest.mark.parametrize("text", ["[1]", '"a"', "@{folder}/none.json", "@{folder}"])
+def test_options_that_are_no_names_and_values(pair, text):
+    with pytest.raises(ConfigError, match="--options"):
+        parse_json(text.format(folder=pair), "--options", dict)
+
+
+def test_what_an_earlier_run_left_does_not_pass_for_a_result(pair, tmp_path):
+    """A field beside the image of a method that gives none, or a record of a run that failed, would be another's."""
+    files = [pair / "t1.nii.gz", pair / "t2.nii.gz"]
+    align_pair(*files, tmp_path, method="identity", dimension=3)
+    assert (tmp_path / "run.json").is_file()
+    (tmp_path / "inverse_field.nii.gz").write_text("of another run")
+    with pytest.raises(DataError, match="nothing to register"):
+        blank = tmp_path / "blank.nii.gz"
+        write_volume(blank, Volume(np.zeros((40, 36, 24), np.float32), np.diag([2.0, 2.0, 2.0, 1.0])))
+        align_pair(files[0], blank, tmp_path, method="affine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blank.nii.gz"]
+
+
+def test_images_and_masks_that_hold_nothing_to_align(pair, tmp_path):
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    write_volume(tmp_path / "empty.nii.gz", Volume(np.zeros((40, 36, 24), np.uint8), affine))
+    files = [pair / "t1.nii.gz", pair / "t2.nii.gz"]
+    with pytest.raises(DataError, match=r"the mask .*empty\.nii\.gz is empty"):
+        align_pair(*files, tmp_path / "out", method="affine", fixed_mask=tmp_path / "empty.nii.gz")
+    colours = np.zeros((8, 8, 8), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for name, image, words in (
+        ("rgb", nib.Nifti1Image(colours, affine), "one number per voxel"),
+        ("complex", nib.Nifti1Image(np.ones((8, 8, 8), np.complex64), affine), "one number per voxel"),
+        ("none", nib.Nifti1Image(np.ones((8, 0, 8), np.float32), affine), "there is no voxel in it"),
+    ):
+        with pytest.raises(DataError, match=words):
+            from_nibabel(image, name)
 
 
 def test_where_nothing_can_be_written_nothing_is_started(pair, tmp_path):

@@ -102,6 +102,9 @@ def test_pairs_csv_mistakes_are_listed_together(tmp_path):
     (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbfcase;fixed;moving;patient\r\na;x.nii;y.nii;p\r\n")
     (case,) = listed("pairs", tmp_path, fixed="mr", moving="ct")
     assert case == CaseFiles("a", tmp_path / "x.nii", tmp_path / "y.nii", patient="p")
+    (tmp_path / "pairs.csv").write_text("Case, Fixed, Moving\na, x.nii, y.nii\n")
+    (case,) = listed("pairs", tmp_path, fixed="mr", moving="ct")
+    assert case == CaseFiles("a", tmp_path / "x.nii", tmp_path / "y.nii")
 
 
 def test_the_stamp_of_a_folder_follows_its_files_and_is_cheap(tmp_path):

@@ -39,7 +39,8 @@ def align_pair(
 
     The image lies on the fixed grid; the field is an ITK displacement field. With `inverse`, the field from the moving
     grid to the fixed scan goes to ``out/inverse_field.nii.gz``, and run.json says how well it inverts. Whether `out`
-    can be written to is checked before the work starts. Returns what run.json says.
+    can be written to is checked before the work starts, and what an earlier run left there is removed. Returns what
+    run.json says.
 
     Raises:
         DataError: a file is missing or unreadable, a mask doesn't lie on its image's grid, or there is no field to
@@ -58,16 +59,19 @@ def align_pair(
     )
     case.fixed_mask = _read_mask(fixed_mask, case.fixed, fixed)
     case.moving_mask = _read_mask(moving_mask, case.moving, moving)
+    # What an earlier run left must not pass for this one's, run.json least of all.
+    for name in ("run.json", "image.nii.gz", "field.nii.gz", "inverse_field.nii.gz"):
+        (out / name).unlink(missing_ok=True)
     started = time.perf_counter()
     alignment, seconds = align_case(worker, case)
-    write_volume(out / "image.nii.gz", alignment.image)
-    if alignment.field is not None:
-        write_itk_field(out / "field.nii.gz", alignment.field, case.grid)
     notes = dict(alignment.notes)
     if inverse:
         back, of_inverse = way_back(alignment, case, method)
         notes |= of_inverse
         write_itk_field(out / "inverse_field.nii.gz", back, case.moving.grid)
+    write_volume(out / "image.nii.gz", alignment.image)
+    if alignment.field is not None:
+        write_itk_field(out / "field.nii.gz", alignment.field, case.grid)
     record = {
         "fixed": str(fixed),
         "moving": str(moving),
@@ -92,13 +96,20 @@ def _read_mask(path: Path | None, image: Volume, image_path: Path) -> Volume | N
     return None if path is None else mask_on(read_volume(path), image.grid, f"the mask {path}", str(image_path))
 
 
-def parse_json(text: str, what: str) -> Any:
-    """JSON given on the command line, or in a file named as ``@file``."""
+def parse_json(text: str, what: str, kind: type = object) -> Any:
+    """JSON given on the command line, or in a file named as ``@file``; of one `kind`, such as dict."""
     from modalign.errors import ConfigError
 
     if text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{what} names a file that can't be read: {error}") from error
+    example = "JSON such as '{\"name\": 1}'"
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{what} has to be JSON such as '{{\"name\": 1}}', not {text!r}: {error}") from error
+        raise ConfigError(f"{what} has to be {example}, not {text!r}: {error}") from error
+    if not isinstance(value, kind):
+        raise ConfigError(f"{what} has to be {example}, with names and values, not {text!r}")
+    return value

@@ -175,10 +175,12 @@ def mask_on(mask: Volume, grid: Grid, what: str, role: str) -> Volume:
     """The mask as zeros and ones, if it lies on `grid`.
 
     Raises:
-        DataError: it doesn't.
+        DataError: it doesn't, or it is empty.
     """
     if not mask.grid.same_as(grid, tolerance_mm=0.1):
         raise DataError(f"{what} (shape {mask.shape}) does not lie on the grid of {role} (shape {grid.shape})")
+    if not (mask.data > 0).any():
+        raise DataError(f"{what} is empty, so that nothing would be looked at: leave it out, or check its values")
     return mask.like((mask.data > 0).astype(np.uint8))
 
 

@@ -50,6 +50,7 @@ UNWRITABLE = {
     errno.EROFS: "The file system is read-only: choose another folder.",
     errno.EACCES: "Choose a folder that you may write to.",
     errno.EPERM: "Choose a folder that you may write to.",
+    errno.ENOENT: "There is no such folder, and none can be made there: choose another one.",
     errno.ENOTDIR: "A part of this path is a file: choose another folder.",
     errno.EEXIST: "A part of this path is a file: choose another folder.",
 }

@@ -138,6 +138,11 @@ def from_nibabel(image: Any, name: str = "the image") -> Volume:
     if len(shape) != 3:
         raise DataError(f"{name} has shape {image.shape}: a single 3D volume is needed, save one volume per file")
     # A copy, so that overwriting the file can't change an array that is in use.
+    stored = image.get_data_dtype()
+    if stored.kind not in "biuf":
+        raise DataError(f"{name} holds {stored} values: one number per voxel is needed, save a grey-scale image")
+    if 0 in shape:
+        raise DataError(f"{name} has shape {shape}: there is no voxel in it")
     data = np.array(image.dataobj).reshape(shape)
     if data.dtype.byteorder == ">":
         data = data.astype(data.dtype.newbyteorder("="))

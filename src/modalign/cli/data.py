@@ -59,7 +59,7 @@ def index(
         reader,
         folder,
         out,
-        options=parse_json(options, "--options"),
+        options=parse_json(options, "--options", dict),
         split=parse_json(split, "--split"),
         seed=seed,
         workers=workers,
@@ -78,4 +78,4 @@ def prepare(
     """Preprocess the cases of an index into a case store."""
     from modalign.preprocess.prepare import prepare as prepare_cases
 
-    prepare_cases(index, recipe, out, overrides=parse_json(overrides, "--overrides"), seed=seed, workers=workers)
+    prepare_cases(index, recipe, out, overrides=parse_json(overrides, "--overrides", dict), seed=seed, workers=workers)

@@ -51,8 +51,10 @@ def list_cases(folder: Path, options: Options) -> list[CaseFiles]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: save it as `CSV UTF-8`") from error
     delimiter = _delimiter(text)
-    rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter))
-    _check(path, rows, text, delimiter)
+    lines = text.splitlines()
+    header = [name.strip().lower() for name in next(csv.reader(lines, delimiter=delimiter), [])]
+    rows = list(csv.DictReader(lines[1:], header, delimiter=delimiter))
+    _check(path, rows, header)
     return sorted((_case(path.parent, row) for row in rows), key=lambda c: c.case)
 
 
@@ -61,10 +63,9 @@ def _delimiter(text: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _check(path: Path, rows: list[dict[str, str]], text: str, delimiter: str) -> None:
+def _check(path: Path, rows: list[dict[str, str]], header: list[str]) -> None:
     from modalign.cases import SPLITS
 
-    header = next(csv.reader(text.splitlines(), delimiter=delimiter), [])
     problems = [f"there is no column {name!r}" for name in _NEEDED if name not in header]
     unknown = [name for name in header if name not in _COLUMNS]
     if unknown:
