@@ -172,11 +172,8 @@ def _printed_tests(table: Table) -> str:
 def _hopeless(blocks: tuple[BlockResult, ...]) -> list[str]:
     """A warning of the columns in which no difference, however large, could be significant."""
     columns = [cells for block in blocks for cells in zip(*block.cells, strict=True)]
-    least = [
-        min(cell.smallest_holm for cell in cells if cell.significance)
-        for cells in columns
-        if any(not math.isnan(cell.smallest_holm) for cell in cells)
-    ]
+    reached = [[cell.smallest_holm for cell in cells if not math.isnan(cell.smallest_holm)] for cells in columns]
+    least = [min(found) for found in reached if found]
     vain = [p for p in least if p >= 0.05]
     if not vain:
         return []

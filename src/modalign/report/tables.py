@@ -131,7 +131,7 @@ def _fill_column(
         values.append(sample)
     most = max((cell.n for cell in cells), default=0)
     for cell in cells:
-        cell.complete = cell.n == most and not source.lacks_cases(cell) if cell.n else not source.lacks_cases(cell)
+        cell.complete = cell.n in (0, most) and not source.lacks_cases(cell)
     proposed = rows.index(block.proposed_row)
     compare(cells, values, proposed, column, source.options)
     mark_best(rows, cells, column)
