@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from classical_methods import make
 from registration_pairs import blind, contrast_pair, mean_error
 from scipy.spatial.transform import Rotation
 
+from modalign.errors import DataError
 from modalign.spatial.fields import affine_field, warp_volume
 from modalign.volumes import Volume, axis_aligned
 
@@ -52,3 +54,29 @@ def test_affine_in_an_oblique_frame_of_its_own_grid(oblique_grid):
     alignment = make("affine", {"transform": "rigid"}).align(replace(blind(case), moving=moved))
     truth = affine_field(shift, oblique_grid)
     assert mean_error(alignment.field, truth, body) < 0.15 * np.linalg.norm(truth, axis=0).mean()
+
+
+def test_a_descent_that_ends_worse_than_it_began_is_not_kept(monkeypatch):
+    """Samples make the metric noisy; here every descent is made to end far off."""
+    case, _ = contrast_pair(axis_aligned((32, 32, 20), (2, 2, 2)), largest_voxels=1e-3)
+
+    def astray(registration, transform, fixed, moving, iterations):
+        transform.SetTranslation([9.0, -9.0, 9.0])
+
+    monkeypatch.setattr("modalign.methods.affine._optimise", astray)
+    alignment = make("affine").align(blind(case))
+    assert alignment.notes["kept"] == "start"
+    assert np.abs(alignment.field).max() < 1e-6
+
+
+def test_scans_that_lie_apart_are_brought_together_or_refused():
+    case, body = rotated_pair(4, [3.0, -2.0, 2.0])
+    away = np.eye(4)
+    away[:3, 3] = [300, 20, -40]
+    far = replace(blind(case), moving=Volume(case.moving.data, away @ case.moving.affine))
+    alignment = make("affine").align(far)
+    assert alignment.notes["start"] == "centre"
+    truth = case.true_field + (away[:3, 3] / case.grid.spacing).reshape(3, 1, 1, 1)
+    assert mean_error(alignment.field, truth, body) < 0.3
+    with pytest.raises(DataError, match="no voxel of the fixed image falls into the moving image.*'world'"):
+        make("affine", {"start": "world"}).align(far)

@@ -144,9 +144,15 @@ def test_what_is_no_image_is_refused_with_advice(scans):
     fixed, moving = as_sitk(scans)
     with pytest.raises(DataError, match="fixed is a ndarray: give a SimpleITK or a nibabel image"):
         modalign.align(scans[0].data, scans[1].data)
-    with pytest.raises(DataError, match="have to be of one kind"):
+    with pytest.raises(DataError, match="moving is of another kind than fixed"):
         modalign.align(fixed, to_nibabel(scans[1]))
-    with pytest.raises(DataError, match=r"has shape \(4, 4, 4, 2\): a single 3D volume"):
+    with pytest.raises(DataError, match="the fixed mask is of another kind than fixed: give SimpleITK images alone"):
+        modalign.align(fixed, moving, fixed_mask=to_nibabel(scans[0]))
+    with pytest.raises(DataError, match="the moving mask is a ndarray"):
+        modalign.align(fixed, moving, moving_mask=scans[1].data > 0)
+    with pytest.raises(ConfigError, match="threads is -1: give 1 or more"):
+        modalign.align(fixed, moving, method="identity", threads=-1)
+    with pytest.raises(DataError, match=r"fixed has shape \(4, 4, 4, 2\): a single 3D volume"):
         modalign.align(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.float32), np.eye(4)), to_nibabel(scans[1]))
     with pytest.raises(DataError, match="intensity_map gives no displacement field, so there is no inverse"):
         modalign.align(fixed, moving, method="intensity_map", inverse=True)

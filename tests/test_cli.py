@@ -75,6 +75,12 @@ def test_options_that_are_no_names_and_values(pair, text):
         parse_json(text.format(folder=pair), "--options", dict)
 
 
+@pytest.mark.parametrize("text", ["3", "0-of-2", "3-of-2", "a-of-b"])
+def test_shards_that_cannot_be(text, tmp_path):
+    result = modalign("align-cases", tmp_path, "--spec", "{}", "--out", tmp_path, "--shard", text)
+    assert result.stderr.startswith(f"error: --shard is '{text}': write i-of-n")
+
+
 def test_what_an_earlier_run_left_does_not_pass_for_a_result(pair, tmp_path):
     """A field beside the image of a method that gives none, or a record of a run that failed, would be another's."""
     files = [pair / "t1.nii.gz", pair / "t2.nii.gz"]

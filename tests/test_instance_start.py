@@ -9,7 +9,7 @@ import torch
 from registration_pairs import blind, contrast_pair, mean_error
 
 from modalign.cases import Case
-from modalign.errors import ModalignError
+from modalign.errors import DataError, ModalignError
 from modalign.instance.optimise import Pair, register
 from modalign.instance.presets import stages
 from modalign.instance.similarities import pair_similarity
@@ -91,7 +91,10 @@ def test_a_sliver_of_fine_voxels_is_no_overlap(fixed, moving):
     assert np.isfinite(run(between(fixed, moving, 20.0))).all()
 
 
-def test_corrfield_brings_scans_together_that_lie_apart():
+@pytest.mark.parametrize(
+    ("name", "options"), [("corrfield", {"preset": "small"}), ("convexadam", {"grid_spacing": 4, "search_radius": 2})]
+)
+def test_methods_on_one_grid_bring_scans_together_that_lie_apart(name, options):
     """A turned pair, as it lies and with its moving scan 200 mm away: the same but for the way between the centres."""
     case, body = contrast_pair(axis_aligned((32, 32, 24), (2.0, 2.0, 2.0)), largest_voxels=2.0)
     turn, away = np.eye(4), np.eye(4)
@@ -99,7 +102,7 @@ def test_corrfield_brings_scans_together_that_lie_apart():
     away[:3, 3] = (200, -30, 10)
     fixed = Volume(case.fixed.data, turn @ case.fixed.affine)
     near, far = (Case("pair", fixed, Volume(case.moving.data, m @ case.moving.affine)) for m in (turn, away @ turn))
-    method = method_class("corrfield")({"preset": "small"}, 3, Context())
+    method = method_class(name)(options, 3, Context())
     here, there = method.align(near), method.align(far)
     assert (here.notes["start"], there.notes["start"]) == ("world", "centre")
     way = np.linalg.solve(near.fixed.affine[:3, :3], away[:3, 3])
@@ -107,3 +110,5 @@ def test_corrfield_brings_scans_together_that_lie_apart():
     np.testing.assert_allclose(there.field - way[:, None, None, None], here.field, atol=1e-3)
     np.testing.assert_allclose(there.image.data, here.image.data, atol=1e-2)
     assert mean_error(here.field, case.true_field, body) < mean_error(0 * here.field, case.true_field, body)
+    with pytest.raises(DataError, match="the scans don't overlap in world coordinates"):
+        method_class(name)({**options, "start": "world"}, 3, Context()).align(far)

@@ -8,7 +8,7 @@ import yaml
 
 from modalign import papers
 from modalign.errors import ConfigError
-from modalign.plan import make_plan, missing_sources
+from modalign.plan import make_plan
 from modalign.report.result import TableOptions
 from modalign.report.tables import build_table
 
@@ -213,16 +213,6 @@ def test_what_cannot_be_is_refused_with_what_can(config, change, message):
     change(config)
     with pytest.raises(ConfigError, match=message):
         make_plan(config)
-
-
-def test_absent_data_are_answered_with_where_to_get_them_and_where_to_put_them(config, tmp_path):
-    config["papers"] = ["locor"]
-    config["archives"]["cermep"]["source"] = "data/cermep"
-    config["archives"]["learn2reg-abdomen-mr-ct"]["source"] = str(tmp_path)
-    (answer,) = missing_sources(make_plan(config), tmp_path)
-    assert "cermep" in answer.lower()
-    assert str(tmp_path / "data" / "cermep") in answer
-    assert "http" in answer
 
 
 @pytest.mark.parametrize("paper", ["rbg", "registformer", "locor", "imse", "cao2018"])

@@ -8,13 +8,14 @@ import pytest
 
 from modalign import methods
 from modalign.cases import CaseStore
-from modalign.errors import ConfigError
+from modalign.errors import ConfigError, StoreError
 from modalign.evaluate import measure_job
 from modalign.failures import forget_failures, list_failures
 from modalign.files import read_json, write_json
 from modalign.metrics.table import read_metrics
 from modalign.runs import align_job, build_method, train_job
 from modalign.spatial.fields import read_itk_field
+from modalign.supervise import CANNOT_READ
 from modalign.volumes import Volume, axis_aligned, read_volume, write_volume
 
 HEADER = """
@@ -137,6 +138,34 @@ def test_one_bad_case_does_not_stop_the_others(define, store, tmp_path):
     assert status["error"] == "1 of 3 cases failed; b: AssertionError: bad luck"
     assert [c["ok"] for c in status["cases"]] == [True, False, True]
     assert (tmp_path / "out" / "c" / "image.nii.gz").exists()
+
+
+def test_a_store_that_cannot_be_read_is_not_the_methods_fault(define, store, tmp_path):
+    (store / "b" / "moving.nii.gz").write_bytes(b"torn")
+    with pytest.raises(SystemExit) as end:
+        align_job(_spec(define("shift", SHIFT)), store, tmp_path / "out", seed=0)
+    assert end.value.code == CANNOT_READ
+    assert not (tmp_path / "out" / "run-1-of-1.json").exists()
+    with pytest.raises(StoreError, match=r"moving\.nii\.gz can't be read [\s\S]*prepare the data set again"):
+        CaseStore(store).load("b")
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ({}, r'method demons builds on other methods: it needs {"translator": {"method": <a translation method>}}'),
+        ({"translator": "munit"}, r"the translator of method demons is 'munit'; write"),
+        ({"translator": {"method": "syn"}}, r"has to be a translation method, and syn is a registration"),
+    ],
+)
+def test_needs_that_cannot_be_met(needs, message):
+    with pytest.raises(ConfigError, match=message):
+        build_method({"method": "demons", "dimension": 2, "needs": needs}, seed=0, device="cpu", threads=1)
+
+
+def test_a_needed_method_works_in_the_dimension_of_the_one_that_needs_it():
+    spec = {"method": "demons", "dimension": 2, "needs": {"translator": {"method": "intensity_map"}}}
+    assert build_method(spec, seed=0, device="cpu", threads=1).context.needs["translator"].dimension == 2
 
 
 @pytest.mark.parametrize(

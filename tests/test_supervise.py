@@ -10,7 +10,7 @@ import time
 import pytest
 
 from modalign.errors import ConfigError
-from modalign.supervise import CANNOT_WRITE, supervised
+from modalign.supervise import CANNOT_READ, CANNOT_WRITE, supervised
 
 
 def test_a_value_comes_back():
@@ -66,12 +66,14 @@ def test_a_crash_is_named():
         ("os.kill(os.getppid(), signal.SIGTERM) or time.sleep(20)", 128 + signal.SIGTERM),
         ("(_ for _ in ()).throw(WriteError('no space'))", CANNOT_WRITE),
         ("open('/proc/version', 'w')", CANNOT_WRITE),
+        ("(_ for _ in ()).throw(StoreError('no scan'))", CANNOT_READ),
     ],
-    ids=["killed", "terminated", "cannot write", "not permitted"],
+    ids=["killed", "terminated", "cannot write", "not permitted", "cannot read"],
 )
 def test_what_is_not_the_methods_fault_ends_the_job(work, code):
     script = (
-        "import os, signal, time\nfrom modalign.errors import WriteError\nfrom modalign.supervise import supervised\n"
+        "import os, signal, time\nfrom modalign.errors import StoreError, WriteError\n"
+        "from modalign.supervise import supervised\n"
         f"supervised(lambda: {work})\nprint('went on')"
     )
     if "version" in work and os.geteuid() == 0:

@@ -67,3 +67,21 @@ def test_bad_files_are_named(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.float32), np.eye(4)), tmp_path / "two.nii.gz")
     with pytest.raises(DataError, match=r"two\.nii\.gz has shape \(4, 4, 4, 2\)"):
         read_volume(tmp_path / "two.nii.gz")
+    flat = np.zeros((6, 5), np.float32)
+    nib.save(nib.Nifti1Image(flat, np.eye(4)), tmp_path / "flat.nii.gz")
+    with pytest.raises(DataError, match=r"flat\.nii\.gz has shape \(6, 5\): .* give it a third axis of one voxel"):
+        read_volume(tmp_path / "flat.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 5, 3), np.uint8), isVector=True), tmp_path / "colour.png")
+    with pytest.raises(DataError, match=r"colour\.png has size \(5, 6\) with 3 values a voxel"):
+        read_volume(tmp_path / "colour.png")
+
+
+def test_sheared_affines_are_refused_and_rounding_is_not(tmp_path):
+    """Tools that keep spacing and direction apart (ITK, NiftyReg) can't hold a shear: they would place it wrongly."""
+    for shear, name in ((0.2, "sheared"), (2e-4, "rounded")):
+        affine = np.diag([2.0, 2.0, 3.0, 1.0])
+        affine[0, 1] = 2 * shear
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), affine), tmp_path / f"{name}.nii.gz")
+    with pytest.raises(DataError, match=r"sheared\.nii\.gz has axes that .* are 78\.7 degrees apart: resample it"):
+        read_volume(tmp_path / "sheared.nii.gz")
+    assert read_volume(tmp_path / "rounded.nii.gz").shape == (4, 4, 4)

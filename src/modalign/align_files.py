@@ -53,7 +53,7 @@ def align_pair(
     check_writable(out)
     worker = method_for(method, dimension, options, needs, seed, device, threads, model)
     case = Case(
-        id=Path(moving).name,
+        id=f"{Path(fixed).name} with {Path(moving).name}",
         fixed=read_volume(fixed),
         moving=read_volume(moving),
     )

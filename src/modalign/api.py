@@ -83,15 +83,21 @@ def align(
         DataError: an image is of another kind, not 3D or not usable, or a mask lies on another grid.
         ConfigError: there is no such method or option, or the method can't use masks.
     """
-    kind = _kind(fixed, "fixed")
-    if _kind(moving, "moving") is not kind:
-        raise DataError("fixed and moving have to be of one kind: both SimpleITK images, or both nibabel images")
-    read, write, write_field = kind
-    case = Case(id="pair", fixed=_floats32(read(fixed)), moving=_floats32(read(moving)))
+    given = {"fixed": fixed, "moving": moving, "the fixed mask": fixed_mask, "the moving mask": moving_mask}
+    kinds = {role: _kind(image, role) for role, image in given.items() if image is not None}
+    odd = [role for role, kind in kinds.items() if kind is not kinds["fixed"]]
+    if odd:
+        raise DataError(
+            f"{' and '.join(odd)} {'is' if len(odd) == 1 else 'are'} of another kind than fixed: give SimpleITK images "
+            "alone, or nibabel images alone"
+        )
+    read, write, write_field = kinds["fixed"]
+    volumes = {role: read(given[role], role) for role in kinds}
+    case = Case(id="pair", fixed=_floats32(volumes["fixed"]), moving=_floats32(volumes["moving"]))
     if fixed_mask is not None:
-        case.fixed_mask = mask_on(read(fixed_mask), case.fixed.grid, "the fixed mask", "fixed")
+        case.fixed_mask = mask_on(volumes["the fixed mask"], case.fixed.grid, "the fixed mask", "fixed")
     if moving_mask is not None:
-        case.moving_mask = mask_on(read(moving_mask), case.moving.grid, "the moving mask", "moving")
+        case.moving_mask = mask_on(volumes["the moving mask"], case.moving.grid, "the moving mask", "moving")
     folder = None if model is None else Path(model)
     if fixed_mask is not None or moving_mask is not None:
         options, needs = with_masks(method, options, needs)
@@ -127,6 +133,8 @@ def method_for(
     """The method of that name, ready to align: by default in as many dimensions as it can, on all cores."""
     from modalign.methods import method_class
 
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}: give 1 or more, or leave it out")
     if dimension is None:
         dimension = max(method_class(name).dimensions)
     spec = {"method": name, "dimension": dimension, "options": dict(options or {}), "needs": dict(needs or {})}

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from modalign.errors import DataError
+from modalign.errors import DataError, ModalignError, StoreError
 from modalign.files import read_json
 from modalign.volumes import Grid, Volume, read_volume
 
@@ -165,8 +165,15 @@ class CaseStore:
         return [case["case"] for case in self.manifest["cases"] if case["split"] in splits]
 
     def load(self, case: str, parts: Iterable[str] = PARTS) -> Case:
-        """Read one case."""
-        return load_case(self.folder / case, parts)
+        """Read one case.
+
+        Raises:
+            StoreError: one of its files is missing or unreadable.
+        """
+        try:
+            return load_case(self.folder / case, parts)
+        except ModalignError as error:
+            raise StoreError(f"{error} (prepare the data set again: remove {self.folder / 'cases.json'})") from error
 
     def cases(self, splits: Sequence[str], parts: Iterable[str] = PARTS) -> Iterator[Case]:
         """Read the cases of the given splits one by one."""

@@ -18,3 +18,7 @@ class ConfigError(ModalignError):
 
 class WriteError(ModalignError):
     """A result can't be written: no space, no permission. The job stops; no method is to blame."""
+
+
+class StoreError(DataError):
+    """A prepared case can't be read. The job stops; no method is to blame."""

@@ -6,7 +6,6 @@ The JSON schema checks the shape of a configuration; this module checks its mean
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from modalign import papers as paper_tables
@@ -256,18 +255,3 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         phantom_defaults=config["phantom"],
         tuning=tuning,
     )
-
-
-def missing_sources(plan: Plan, root: Path) -> list[str]:
-    """For each archive whose folder isn't there: what to fetch, and where to put it. Empty if all are there."""
-    from modalign.datasets.registry import describe_missing
-
-    answers = []
-    for name, entry in plan.archives.items():
-        source = entry["source"]
-        if source in ("phantom", "download"):
-            continue
-        folder = root / source
-        if not folder.exists():
-            answers.append(describe_missing(name, folder))
-    return answers

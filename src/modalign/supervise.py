@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from modalign.errors import ModalignError, WriteError
+from modalign.errors import ModalignError, StoreError, WriteError
 from modalign.files import UNWRITABLE
 from modalign.memory import peak_memory_mb, peak_memory_of_children_mb, total_memory_mb
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 CANNOT_WRITE = os.EX_IOERR
 """Exit code of a job that can't write its results."""
+CANNOT_READ = os.EX_NOINPUT
+"""Exit code of a job whose prepared cases can't be read."""
 NEAR_THE_LIMIT = 0.7
 """A killed child that held more than this share of the memory counts as out of memory."""
 
@@ -108,6 +110,9 @@ def _run(work: Callable[[], Any], sender: Connection) -> None:
     except WriteError as error:
         log.error("%s", error)
         os._exit(CANNOT_WRITE)
+    except StoreError as error:
+        log.error("%s", error)
+        os._exit(CANNOT_READ)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
             log.error("can't write %s: %s", error.filename or "a temporary file", error.strerror)

@@ -105,7 +105,7 @@ def read_volume(path: Path | str) -> Volume:
     Integers keep their type unless the file carries a scale factor; floats come as float32.
 
     Raises:
-        DataError: the file is missing, unreadable, or not three-dimensional.
+        DataError: the file is missing, unreadable or not three-dimensional, or its affine is none that a scan can have.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,13 +130,14 @@ def from_nibabel(image: Any, name: str = "the image") -> Volume:
     """A nibabel image as a volume.
 
     Raises:
-        DataError: it isn't a single 3D image.
+        DataError: it isn't a single 3D image, or its affine is none that a scan can have.
     """
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise DataError(f"{name} has shape {image.shape}: a single 3D volume is needed, save one volume per file")
+        advice = "give it a third axis of one voxel" if len(shape) == 2 else "save one volume per file"
+        raise DataError(f"{name} has shape {image.shape}: a single 3D volume is needed, {advice}")
     # A copy, so that overwriting the file can't change an array that is in use.
     stored = image.get_data_dtype()
     if stored.kind not in "biuf":
@@ -146,13 +147,40 @@ def from_nibabel(image: Any, name: str = "the image") -> Volume:
     data = np.array(image.dataobj).reshape(shape)
     if data.dtype.byteorder == ">":
         data = data.astype(data.dtype.newbyteorder("="))
-    return Volume(data, image.affine)
+    return _sound(Volume(data, image.affine), name)
 
 
 def _read_itk(path: Path) -> Volume:
     import SimpleITK as sitk
 
-    return from_sitk(sitk.ReadImage(str(path)))
+    return from_sitk(sitk.ReadImage(str(path)), str(path))
+
+
+LARGEST_SHEAR = 1e-3
+"""Cosine of the angle between two axes up to which it is taken for rounding: 0.06 degrees, 0.3 mm over a head."""
+
+
+def _sound(volume: Volume, name: str) -> Volume:
+    """The volume, if its affine is one that a scan can have.
+
+    Raises:
+        DataError: it isn't.
+    """
+    linear = volume.affine[:3, :3]
+    spacing = np.linalg.norm(linear, axis=0)
+    advice = "correct its header or convert it again from DICOM"
+    if not np.isfinite(volume.affine).all():
+        what = "an affine with NaN or infinite numbers"
+    elif (spacing <= 0).any():
+        what = "a voxel size of 0 mm"
+    elif abs(np.linalg.det(linear / spacing)) < 1e-3:
+        what = "a singular affine, its axes lie in one plane"
+    elif (shear := np.abs(np.triu((linear / spacing).T @ (linear / spacing), 1)).max()) > LARGEST_SHEAR:
+        what = f"axes that aren't at right angles, two of them are {np.degrees(np.arccos(shear)):.1f} degrees apart"
+        advice = "resample it to a grid without shear, or set sform_code to 0 if its qform says where the scan lies"
+    else:
+        return volume
+    raise DataError(f"{name} has {what}: {advice}")
 
 
 def write_volume(path: Path | str, volume: Volume) -> None:
@@ -196,17 +224,23 @@ def set_sitk_grid(image: "SimpleITK.Image", grid: Grid) -> None:
     image.SetDirection((affine[:3, :3] / grid.spacing).ravel().tolist())
 
 
-def from_sitk(image: "SimpleITK.Image") -> Volume:
-    """A SimpleITK image as a volume."""
+def from_sitk(image: "SimpleITK.Image", name: str = "the image") -> Volume:
+    """A SimpleITK image as a volume.
+
+    Raises:
+        DataError: it isn't a single 3D image, or its axes aren't at right angles.
+    """
     import SimpleITK as sitk
 
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         size, components = image.GetSize(), image.GetNumberOfComponentsPerPixel()
-        raise DataError(f"a single 3D scalar volume is needed, not size {size} with {components} values a voxel")
+        raise DataError(
+            f"{name} has size {size} with {components} values a voxel: a single 3D volume of numbers is needed"
+        )
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0).copy(), LPS_TO_RAS @ affine)
+    return _sound(Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0).copy(), LPS_TO_RAS @ affine), name)
 
 
 def axis_aligned(shape: Sequence[int], spacing: Sequence[float]) -> Grid:

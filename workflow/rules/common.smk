@@ -14,7 +14,8 @@ from modalign.digest import code_digest
 from modalign.devices import has_gpu
 from modalign.errors import ModalignError
 from modalign.papers import tables
-from modalign.plan import make_plan, missing_sources
+from modalign.plan import make_plan
+from modalign.plan_needs import missing
 from modalign.preloaded import ADDRESS, JOB_ENVIRONMENT
 from modalign.report.page_plan import describe_plan
 from modalign.report.paper_figures import paper_figure
@@ -29,7 +30,13 @@ except WorkflowError as error:
 
 try:
     PLAN = make_plan(config)
-    absent = missing_sources(PLAN, Path.cwd())
+    # Jobs parse the workflow again, on other machines as well; what a run needs is looked for once.
+    here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    absent = (
+        missing(PLAN, config, Path.cwd(), jobs_here=here)
+        if workflow.is_main_process
+        else []
+    )
 except ModalignError as error:
     raise WorkflowError(str(error)) from None
 if absent:
@@ -42,6 +49,10 @@ shell.prefix(
     f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; "
     + f"unset {ADDRESS}; " * workflow.non_local_exec
 )
+
+
+# What every table is written as; asked for by name, so that a file that was deleted is made again.
+TABLE_FORMS = ("md", "tex", "csv", "html", "provenance.json")
 
 
 wildcard_constraints:
@@ -251,9 +262,10 @@ def first_aligned(dataset, method):
 def paper_results(paper):
     """Every table and figure of a paper, also those that the default target leaves out."""
     found = [
-        f"results/papers/{name}/table_{number}.md"
+        f"results/papers/{name}/table_{number}.{form}"
         for name, number in (*PLAN.tables, *PLAN.on_demand)
         if name == paper
+        for form in TABLE_FORMS
     ]
     return found + paper_pictures(paper, PLAN.reachable)
 
@@ -261,9 +273,10 @@ def paper_results(paper):
 def ablation_tables():
     """Every table that varies one part of a paper's own method."""
     return [
-        f"results/papers/{name}/table_{number}.md"
+        f"results/papers/{name}/table_{number}.{form}"
         for name, number in (*PLAN.tables, *PLAN.on_demand)
         if tables(name)[number].ablation
+        for form in TABLE_FORMS
     ]
 
 

@@ -161,8 +161,9 @@ rule describe_run:
 rule make_report:
     input:
         tables=[
-            f"results/papers/{paper}/table_{number}.html"
+            f"results/papers/{paper}/table_{number}.{form}"
             for paper, number in PLAN.tables
+            for form in TABLE_FORMS
         ],
         comparisons=expand(
             "results/comparisons/{dataset}/table.html", dataset=PLAN.compared

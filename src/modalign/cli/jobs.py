@@ -1,5 +1,6 @@
 """Methods on the cases of a store: training, aligning, measuring, segmenting."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from modalign.align_files import parse_json
 from modalign.cli.app import Device, Json, Minutes, Seed, Threads, Workers, app
+from modalign.errors import ConfigError
 
 
 @app.command()
@@ -22,7 +24,16 @@ def train(
     """Train a method on the training cases of a store; continues where a killed training stopped."""
     from modalign.runs import train_job
 
-    train_job(parse_json(spec, "--spec"), store, model, seed=seed, device=device, threads=threads, minutes=minutes)
+    train_job(
+        parse_json(spec, "--spec", dict), store, model, seed=seed, device=device, threads=threads, minutes=minutes
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)-of-(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--shard is {text!r}: write i-of-n with i from 1 to n, such as 2-of-8")
+    return int(found[1]), int(found[2])
 
 
 @app.command()
@@ -43,8 +54,8 @@ def align_cases(
     from modalign.runs import align_job
     from modalign.tuning_ranges import tuned_spec
 
-    index_text, count_text = shard.split("-of-")
-    chosen = parse_json(spec, "--spec")
+    index, count = _shard(shard)
+    chosen = parse_json(spec, "--spec", dict)
     align_job(
         chosen if tuned is None else tuned_spec(chosen, tuned),
         store,
@@ -54,7 +65,7 @@ def align_cases(
         device=device,
         threads=threads,
         splits=splits.split(","),
-        shard=(int(index_text), int(count_text)),
+        shard=(index, count),
         minutes=minutes,
     )
 

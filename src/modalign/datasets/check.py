@@ -121,21 +121,10 @@ def _scan(path: Path, found: Findings) -> Volume | None:
 
 def _volume(path: Path, found: Findings) -> Volume | None:
     try:
-        image = read_volume(path)
+        return read_volume(path)
     except DataError as error:
         found.problems.append(str(error))
         return None
-    linear = image.affine[:3, :3]
-    if not np.isfinite(image.affine).all():
-        what = "an affine with NaN or infinite numbers"
-    elif (np.linalg.norm(linear, axis=0) <= 0).any():
-        what = "a voxel size of 0 mm"
-    elif abs(np.linalg.det(linear / np.linalg.norm(linear, axis=0))) < 1e-3:
-        what = "a singular affine, its axes lie in one plane"
-    else:
-        return image
-    found.problems.append(f"{path} has {what}: correct its header or convert it again from DICOM")
-    return None
 
 
 def _has_no_frame(path: Path) -> bool:

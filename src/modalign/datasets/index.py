@@ -18,7 +18,7 @@ from modalign.datasets.download import unfinished
 from modalign.datasets.labels import is_stack, read_stack
 from modalign.datasets.phantom_truth import asked_for, is_truth, only, phantom_record, true_labels, with_truth
 from modalign.datasets.registry import Archive, archive, describe_missing
-from modalign.datasets.splits import draw_split
+from modalign.datasets.splits import draw_split, some
 from modalign.errors import DataError
 from modalign.files import read_json, write_json, write_text
 from modalign.volumes import Volume, write_volume
@@ -86,6 +86,7 @@ def index_dataset(
             f"the reader's option `expected_cases: {len(cases)}` if that is all you have. First cases: {_first(cases)}"
         )
     labels = dict(layout_reader.labels(parsed))
+    labels_promised = set(labels.values())
     truth: dict[int, str] = {}
     if phantom:
         cases = [with_truth(case, folder, modalities) for case in cases]
@@ -104,6 +105,8 @@ def index_dataset(
     notes += ([] if phantom else layout_reader.notes(parsed)) + sorted(
         {note for found in findings for note in found.notes}
     )
+    if labels_promised:
+        notes += _without_contours(used, labels_promised)
     if len(used) < len(cases):
         notes.append(f"{len(cases) - len(used)} of {len(cases)} cases are in no split and aren't used.")
     # cases.tsv marks the index as complete, so that an index that is being replaced can't be taken for a finished one.
@@ -163,6 +166,23 @@ def _complete(cases: Sequence[CaseFiles], incomplete: str) -> tuple[list[CaseFil
     if not whole:
         raise DataError(f"no case has both scans; {cases[0].case} lacks {_lacking(cases[0])}")
     return whole, [f"Left out, for lack of one of the scans: {', '.join(left_out)}."] if left_out else []
+
+
+def _without_contours(cases: Sequence[CaseFiles], structures: set[str]) -> list[str]:
+    """Which cases lack contours that others of the archive have, so that measures of overlap leave them out."""
+    notes = []
+    for role in ("fixed", "moving"):
+        lacking: dict[str, list[str]] = {}
+        for case in cases:
+            found = getattr(case, f"{role}_labels")
+            there = {name for name, _ in found} if isinstance(found, tuple) else structures if found else set()
+            missing = sorted(structures - there)
+            if missing:
+                lacking.setdefault("any contour" if not there else ", ".join(missing), []).append(case.case)
+        for what, ids in lacking.items():
+            named = "all cases" if len(ids) == len(cases) else f"{len(ids)} of {len(cases)} cases ({some(ids)})"
+            notes.append(f"The {role} scans of {named} lack {what}: Dice and distances leave these out.")
+    return notes
 
 
 def _lacking(case: CaseFiles) -> str:

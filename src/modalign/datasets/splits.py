@@ -149,7 +149,7 @@ def _named(cases: Sequence[CaseFiles], chosen: Mapping[str, object], name: str) 
     listed = {case: key for key, ids in chosen.items() if isinstance(ids, tuple) for case in ids}
     missing = sorted(set(listed) - set(there))
     if missing:
-        raise DataError(f"split {name} names {', '.join(missing)}, which the data set hasn't: it has {_some(there)}")
+        raise DataError(f"split {name} names {', '.join(missing)}, which the data set hasn't: it has {some(there)}")
     rest = next((key for key, ids in chosen.items() if ids == REST), None)
     return {case: listed.get(case, rest or "") for case in there if case in listed or rest}
 
@@ -164,7 +164,7 @@ def _listed(cases: Sequence[CaseFiles], split: str | None, folder: Path | None) 
         if len(published) < len(cases):
             without = [case.case for case in cases if not case.split]
             raise DataError(
-                f"these cases have no split, but others have: {_some(without)}. Give all of them one, or none"
+                f"these cases have no split, but others have: {some(without)}. Give all of them one, or none"
             )
         return published, "as published with the data"
     assert split is not None
@@ -227,6 +227,7 @@ def _words(split: Mapping[str, object]) -> str:
     return " / ".join(f"{name} {one(value)}" for name, value in split.items())
 
 
-def _some(ids: Sequence[str]) -> str:
+def some(ids: Sequence[str]) -> str:
+    """The first of many names, and how many there are."""
     ids = sorted(ids)
     return ", ".join(ids[:8]) + (f" ... ({len(ids)} in all)" if len(ids) > 8 else "")

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 
 from modalign.cases import Case
-from modalign.volumes import Volume, apply_affine
+from modalign.spatial.overlap import overlap
+from modalign.volumes import Volume
 
 Start = Literal["auto", "world", "centre"]
 START = (
@@ -22,23 +23,11 @@ def start_of(case: Case, start: str) -> tuple[np.ndarray, str]:
     """The affine in world coordinates, fixed to moving, from which to start, and whether it is `world` or `centre`."""
     matrix = np.eye(4)
     if start == "auto":
-        start = "world" if _overlap(case.fixed, case.moving) >= LEAST_OVERLAP else "centre"
+        start = "world" if overlap(case.fixed.grid, case.moving.grid) >= LEAST_OVERLAP else "centre"
     if start == "centre":
         centres = [(v.affine @ np.append((np.array(v.shape) - 1) / 2, 1))[:3] for v in (case.fixed, case.moving)]
         matrix[:3, 3] = centres[1] - centres[0]
     return matrix, start
-
-
-def _overlap(first: Volume, second: Volume, points: int = 16) -> float:
-    """The share of the smaller scan's box that lies in the other's, in world coordinates, by points all over each."""
-    shares = []
-    for one, other in ((first, second), (second, first)):
-        axes = [(np.arange(points) + 0.5) / points * n - 0.5 for n in one.shape]
-        voxels = apply_affine(np.linalg.inv(other.affine) @ one.affine, np.stack(np.meshgrid(*axes, indexing="ij")))
-        size = np.array(other.shape).reshape(3, 1, 1, 1)
-        shares.append(((voxels >= -0.5) & (voxels <= size - 0.5)).all(0).mean())
-    # What both show is one volume, and the larger share is that of the smaller scan.
-    return float(max(shares))
 
 
 def started(case: Case, start: str) -> tuple[Case, np.ndarray, str]:

@@ -1,5 +1,6 @@
 """Affine registration by mutual information, as FLIRT is used before deformable methods."""
 
+import logging
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -7,13 +8,18 @@ import numpy as np
 from pydantic import Field
 
 from modalign.cases import Alignment, Case
+from modalign.errors import DataError
 from modalign.methods._registration import register_by, usable_mask
+from modalign.methods._start import START, Start, start_of
 from modalign.methods.base import Method, MethodOptions
 from modalign.seeds import derive_seed
 from modalign.spatial.itk import to_sitk_2d_or_3d, transform_to_field
+from modalign.volumes import LPS_TO_RAS
 
 if TYPE_CHECKING:
     import SimpleITK
+
+log = logging.getLogger(__name__)
 
 
 class Affine(Method):
@@ -40,9 +46,7 @@ class Affine(Method):
         search_deg: float = Field(
             30.0, ge=0, le=180, description="the tried angles spread evenly over plus and minus this many degrees"
         )
-        centre: bool = Field(
-            False, description="start from coinciding image centres instead of from the world coordinates"
-        )
+        start: Start = Field("auto", description=START)
         use_masks: bool = Field(False, description="measure inside the masks of the case, where it has them")
 
     def align(self, case: Case) -> Alignment:
@@ -69,35 +73,50 @@ class Affine(Method):
         if moving_mask is not None:
             registration.SetMetricMovingMask(sitk.Cast(to_sitk_2d_or_3d(moving_mask, self.dimension), sitk.sitkUInt8))
 
-        start = self._start(fixed, moving, registration)
-        before = _mutual_information(registration, sitk.Transform(self.dimension, sitk.sitkIdentity), fixed, moving)
+        world, of_start = start_of(case, options.start)
+        start = self._start(fixed, moving, registration, (LPS_TO_RAS @ world @ LPS_TO_RAS)[: self.dimension, 3])
         rigid = sitk.Euler3DTransform(start) if self.dimension == 3 else sitk.Euler2DTransform(start)
         _optimise(registration, rigid, fixed, moving, options.iterations)
-        found: Any = rigid
+        stages: list[Any] = [start, rigid]
         if options.transform == "affine":
-            found = sitk.AffineTransform(self.dimension)
-            found.SetMatrix(rigid.GetMatrix())
-            found.SetTranslation(rigid.GetTranslation())
-            found.SetCenter(rigid.GetCenter())
-            _optimise(registration, found, fixed, moving, options.iterations)
-        after = _mutual_information(registration, found, fixed, moving)
+            affine = sitk.AffineTransform(self.dimension)
+            affine.SetMatrix(rigid.GetMatrix())
+            affine.SetTranslation(rigid.GetTranslation())
+            affine.SetCenter(rigid.GetCenter())
+            _optimise(registration, affine, fixed, moving, options.iterations)
+            stages.append(affine)
+        # A descent by samples can end worse than it began.
+        information = [_mutual_information(registration, stage, fixed, moving) for stage in stages]
+        best = int(np.argmax(information))
+        if information[best] <= 0:
+            raise DataError(
+                f"case {case.id}: no voxel of the fixed image falls into the moving image, or into its mask, from the "
+                f"start {of_start!r}: write start: centre, give masks that overlap, or correct the header of one image"
+            )
+        before = _mutual_information(registration, sitk.Transform(self.dimension, sitk.sitkIdentity), fixed, moving)
         notes = {
+            "start": of_start,
             "mutual_information_before": before,
-            "mutual_information_after": after,
-            "better_than_identity": after > before,
-            "parameters": list(found.GetParameters()),
+            "mutual_information_after": information[best],
+            "better_than_identity": information[best] > before,
+            "kept": ("start", "rigid", "affine")[best],
+            "parameters": list(stages[best].GetParameters()),
         }
-        return transform_to_field(found, fixed, case.grid), notes
+        return transform_to_field(stages[best], fixed, case.grid), notes
 
-    def _start(self, fixed: "SimpleITK.Image", moving: "SimpleITK.Image", registration: Any) -> "SimpleITK.Transform":
-        """The best of the tried rotations about the centre of the fixed image, by mutual information at 1/4 scale."""
+    def _start(
+        self, fixed: "SimpleITK.Image", moving: "SimpleITK.Image", registration: Any, shift: np.ndarray
+    ) -> "SimpleITK.Transform":
+        """The best of the tried rotations about the centre of the fixed image, by mutual information at 1/4 scale.
+
+        `shift`, in LPS mm, leads from there to where the moving image is looked for.
+        """
         import SimpleITK as sitk
 
         options = self.options
         transform = sitk.Euler3DTransform() if self.dimension == 3 else sitk.Euler2DTransform()
         transform.SetCenter(_centre(fixed))
-        if options.centre:
-            transform.SetTranslation([m - f for m, f in zip(_centre(moving), _centre(fixed), strict=True)])
+        transform.SetTranslation(shift.tolist())
         if options.starts_per_axis == 1:
             return transform
         angles = np.radians(np.linspace(-options.search_deg, options.search_deg, options.starts_per_axis))
@@ -123,7 +142,11 @@ def _optimise(registration: Any, transform: Any, fixed: Any, moving: Any, iterat
     registration.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, iterations, 0.5)
     registration.SetOptimizerScalesFromPhysicalShift()
     registration.SetInitialTransform(transform, inPlace=True)
-    registration.Execute(fixed, moving)
+    try:
+        registration.Execute(fixed, moving)
+    except RuntimeError as error:
+        # ITK gives up when the images lose their overlap; where the transform was then is worth nothing.
+        log.debug("a stage of the affine registration failed: %s", error)
 
 
 def _mutual_information(registration: Any, transform: Any, fixed: Any, moving: Any) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 from modalign.cases import Alignment, Case, CaseStore
-from modalign.errors import ConfigError
+from modalign.errors import ConfigError, DataError
 from modalign.volumes import Volume
 
 Kind = Literal["identity", "registration", "translation", "integrated", "generation"]
@@ -144,12 +144,24 @@ def align_slices(case: Case, align: Callable[[Case], Alignment]) -> Alignment:
 
 
 def moving_on_fixed_grid(case: Case) -> Case:
-    """The same case with the moving image (and mask) resampled to the fixed grid; itself if they share it."""
+    """The same case with the moving image (and mask) resampled to the fixed grid; itself if they share it.
+
+    Raises:
+        DataError: the scans lie apart, so that nothing would be left of the moving one.
+    """
     if case.on_one_grid:
         return case
     from dataclasses import replace
 
     from modalign.spatial.fields import warp_volume
+    from modalign.spatial.overlap import overlap
+
+    if overlap(case.fixed.grid, case.moving.grid) == 0:
+        raise DataError(
+            f"case {case.id}: the scans don't overlap in world coordinates, so that nothing can be seen of the moving "
+            "one: correct the header of one of them, or register them first by a method that can start from their "
+            "centres, such as affine"
+        )
 
     mask = case.moving_mask and warp_volume(case.moving_mask, None, case.grid, order=0, outside=0)
     moving = warp_volume(case.moving, None, case.grid, outside=float(case.moving.data.min()))

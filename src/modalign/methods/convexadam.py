@@ -10,6 +10,7 @@ from pydantic import Field
 from modalign.cases import Alignment, Case
 from modalign.errors import ConfigError
 from modalign.methods._registration import fill_outside, register_by, torch_threads, usable_mask
+from modalign.methods._start import START, Start, started
 from modalign.methods.base import Method, MethodOptions, moving_on_fixed_grid
 
 # grid spacing (voxels), search radius (cells), Adam grid spacing (voxels)
@@ -47,6 +48,7 @@ class ConvexAdam(Method):
         adam_grid_spacing: int | None = Field(None, ge=1, description="cells of the refinement, in voxels")
         smoothness: float = Field(1.25, gt=0, description="weight of squared differences between neighbouring cells")
         iterations: int = Field(80, ge=1, description="iterations of Adam")
+        start: Start = Field("auto", description=START)
         use_masks: bool = Field(
             False, description="replace what lies outside the masks of the case by the nearest value inside"
         )
@@ -58,7 +60,9 @@ class ConvexAdam(Method):
         return register_by(case, self.dimension, self._register)
 
     def _register(self, case: Case) -> tuple[np.ndarray, dict[str, Any]]:
-        options = self.options
+        options, lacking, of_start = self.options, np.zeros(3), "world"
+        if self.dimension == 3:
+            case, lacking, of_start = started(case, options.start)
         case = moving_on_fixed_grid(case)
         fixed, moving = (
             fill_outside(volume, usable_mask(mask, options.use_masks))
@@ -89,9 +93,10 @@ class ConvexAdam(Method):
 
                 plane = (slice(None), slice(None), 0) if self.dimension == 2 else ...
                 field = convex_adam(fixed[plane], moving[plane], **settings)
+        notes = {"implementation": f"convexAdam {version('convexadam')}" if package else "own"}
         if self.dimension == 2:
-            field = np.concatenate([field, np.zeros_like(field[:1])])[..., None]
-        return field, {"implementation": f"convexAdam {version('convexadam')}" if package else "own"}
+            return np.concatenate([field, np.zeros_like(field[:1])])[..., None], notes
+        return field + lacking[:, None, None, None], notes | {"start": of_start}
 
 
 def by_package(

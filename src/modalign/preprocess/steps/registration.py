@@ -12,7 +12,8 @@ from modalign.errors import ConfigError
 from modalign.preprocess import truth
 from modalign.preprocess.context import StepContext
 from modalign.preprocess.sampling import resample, respaced_grid
-from modalign.volumes import LPS_TO_RAS, Volume, to_sitk
+from modalign.spatial.overlap import overlap
+from modalign.volumes import LPS_TO_RAS, Grid, Volume, to_sitk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -35,6 +36,8 @@ def register(
     learning_rate: float = 1.0,
     search_deg: Sequence[float] = (0.0,),
     search_deg_centred: Sequence[float] = (-30.0, 0.0, 30.0),
+    least_overlap: float = 0.5,
+    largest_turn_deg: float = 60.0,
 ) -> tuple[Case, dict[str, Any]]:
     """Move the moving scan's frame by the `rigid` or `affine` transform of highest Mattes mutual information.
 
@@ -44,6 +47,10 @@ def register(
     all levels but the last of a pyramid (`shrink` factors, `smoothing_mm`; regular-step gradient descent), the best of
     them through the last one; if it doesn't beat the scanners' frame, the scan stays where it is. No voxel is touched:
     only the moving scan's place in the world changes.
+
+    Mutual information is measured where the scans overlap, so that it can rise while one slides off the other. What
+    overlaps by less than `least_overlap` of what it did, turns by more than `largest_turn_deg` or (`affine`) changes
+    the volume by more than half is therefore not followed, and if nothing else is found, a warning says so.
     """
     angles = search_deg_centred if context.centred else search_deg
     matrix, values = estimate(
@@ -59,8 +66,18 @@ def register(
         iterations=iterations,
         learning_rate=learning_rate,
         search_deg=angles,
+        least_overlap=least_overlap,
+        largest_turn_deg=largest_turn_deg,
     )
     record = {"matrix": matrix.tolist(), **values}
+    if values["refused"] and np.array_equal(matrix, np.eye(4)):
+        log.warning(
+            "case %s: the registration ended where it can't be right (%s), so the scans stay as they lie; look at "
+            "them, and register them by hand if they lie apart (step %s)",
+            case.id,
+            values["refused"],
+            context.step,
+        )
     if np.array_equal(matrix, np.eye(4)):
         return case, record
     return truth.move_frame(case, matrix), record
@@ -80,8 +97,10 @@ def estimate(
     iterations: int,
     learning_rate: float,
     search_deg: Sequence[float],
-) -> tuple[np.ndarray, dict[str, float]]:
-    """The 4 x 4 map from fixed to moving RAS mm, and the mutual information before and after."""
+    least_overlap: float,
+    largest_turn_deg: float,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The 4 x 4 map from fixed to moving RAS mm, the mutual information before and after, and what was refused."""
     import SimpleITK as sitk
 
     if transform not in ("rigid", "affine"):
@@ -123,15 +142,41 @@ def estimate(
     starts: list[Any] = sorted(_starts(images, search_deg), key=lambda start: _metric(coarse, images, start))[:3]
     if transform == "affine":
         starts = [_as_affine(start) for start in starts]
-    if len(levels) > 1:
-        starts = [optimise(start, levels[:-1], smoothing[:-1]) for start in starts]
     fine = method(levels[-1:], smoothing[-1:])
-    start = min(starts, key=lambda candidate: _metric(fine, images, candidate))
-    best = optimise(start, levels[-1:], smoothing[-1:])
+    refused: list[str] = []
+
+    def plausible(candidates: list[Any]) -> list[Any]:
+        """The candidates that can be right, best first."""
+        reasons = [
+            implausible(_matrix(c), fixed.grid, moving.grid, least_overlap, largest_turn_deg) for c in candidates
+        ]
+        refused.extend(reason for reason in reasons if reason)
+        kept = [candidate for candidate, reason in zip(candidates, reasons, strict=True) if not reason]
+        return sorted(kept, key=lambda candidate: _metric(fine, images, candidate))
+
+    ends = plausible([optimise(start, levels[:-1], smoothing[:-1]) for start in starts] if len(levels) > 1 else starts)
+    ends = plausible([optimise(ends[0], levels[-1:], smoothing[-1:]), ends[0]]) if ends else []
+    best = ends[0] if ends else identity
     # ITK minimises, so its metric is minus the mutual information.
     before, after = (-_metric(fine, images, candidate) for candidate in (identity, best))
     matrix = _matrix(best) if after > before else np.eye(4)
-    return matrix, {"mutual_information_before": before, "mutual_information_after": max(before, after)}
+    values = {"mutual_information_before": before, "mutual_information_after": max(before, after)}
+    return matrix, {**values, "refused": "; ".join(dict.fromkeys(refused))}
+
+
+def implausible(matrix: np.ndarray, fixed: Grid, moving: Grid, least_overlap: float, largest_turn_deg: float) -> str:
+    """Why `matrix` (fixed to moving, mm) can't be how two scans of one patient lie; empty if it can be."""
+    volume = float(np.linalg.det(matrix[:3, :3]))
+    if not 0.5 <= volume <= 2:
+        return f"volumes changed by a factor of {volume:.2g}"
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    turn = np.degrees(np.arccos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1)))
+    if turn > largest_turn_deg:
+        return f"turned by {turn:.0f} degrees"
+    before, after = overlap(fixed, moving), overlap(fixed, moving, matrix)
+    if after < least_overlap * before:
+        return f"overlap {after:.0%} instead of {before:.0%}"
+    return ""
 
 
 def _starts(images: list["sitk.Image"], search_deg: Sequence[float]) -> list["sitk.Euler3DTransform"]:
