@@ -215,10 +215,12 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def _optimiser(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if options.optimiser == "adamw" else torch.optim.Adam
     learning = [p for p in network.parameters() if p.requires_grad]
-    amsgrad = options.optimiser == "amsgrad"
     rate, decay = options.learning_rate, options.weight_decay
+    if options.optimiser == "sgd":
+        return torch.optim.SGD(learning, lr=rate, weight_decay=decay)
+    kind = torch.optim.AdamW if options.optimiser == "adamw" else torch.optim.Adam
+    amsgrad = options.optimiser == "amsgrad"
     return kind(learning, lr=rate, betas=options.betas, weight_decay=decay, amsgrad=amsgrad)
 
 

@@ -46,18 +46,21 @@ class TrainingOptions(MethodOptions):
         1.0, gt=0, le=1, description="share of the training cases to learn from, drawn by the seed; one at least"
     )
     learning_rate: float = Field(1e-4, gt=0, description="step size at the start")
-    optimiser: Literal["adam", "adamw", "amsgrad"] = Field(
-        "adam", description="Adam, AdamW (decoupled weight decay), or Adam with AMSGrad's step sizes"
+    optimiser: Literal["adam", "adamw", "amsgrad", "sgd"] = Field(
+        "adam",
+        description="Adam, AdamW (decoupled weight decay), Adam with AMSGrad's step sizes, or plain gradient descent "
+        "(sgd, without momentum)",
     )
     betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates of the two moments")
     weight_decay: float = Field(0.0, ge=0, description="pull towards zero weights")
     schedule: Literal["constant", "multistep", "linear", "polynomial", "halving"] = Field(
         "constant",
-        description="learning rate: constant; multistep = times 0.1 at each milestone; linear = constant, and from "
+        description="learning rate: constant; multistep = times `drop` at each milestone; linear = constant, and from "
         "linear_from on straight to 0; polynomial = (1 - t)^0.9; halving = halved after each tenth of the budget",
     )
     linear_from: float = Field(0.5, ge=0, lt=1, description="share of the budget after which `linear` falls")
     milestones: tuple[float, ...] = Field((20, 30), description="epochs at which `multistep` drops the learning rate")
+    drop: float = Field(0.1, gt=0, lt=1, description="what `multistep` multiplies the learning rate by")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of each network; null = no clipping")
     keep: Literal["best", "last"] = Field(
         "best", description="weights to use in the end: those of the best validation, if there is one, or the last"
@@ -99,7 +102,7 @@ class TrainingOptions(MethodOptions):
         done = step / self.total_steps(steps_per_epoch)
         if self.schedule == "multistep":
             passed = sum(step >= milestone * steps_per_epoch for milestone in self.milestones)
-            return self.learning_rate * 0.1**passed
+            return self.learning_rate * self.drop**passed
         if self.schedule == "linear":
             return self.learning_rate * min(1.0, (1 - done) / (1 - self.linear_from))
         if self.schedule == "polynomial":
