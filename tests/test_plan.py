@@ -51,6 +51,15 @@ def test_data_sets_that_are_left_out_are_in_no_target(config):
     assert {dataset for dataset, _ in plan.table_cells("imse", 2)} == set(plan.datasets)
 
 
+def test_methods_that_are_left_out_have_no_rows_but_can_be_needed(config):
+    config["papers"], config["leave_out"] = ["imse"], ["voxelmorph-mi-2d", "cyclegan"]
+    plan = make_plan(config)
+    names = {name for _, name in plan.reachable}
+    assert "voxelmorph-mind-2d" in names
+    assert not names & set(config["leave_out"])
+    assert plan.trained_needs("voxelmorph-2d-cyclegan") == ["cyclegan"]
+
+
 def test_only_what_a_paper_needs_is_planned(config):
     config["papers"] = ["cao2018"]
     plan = make_plan(config)
@@ -155,7 +164,7 @@ def _set(*path):
         (_set("papers", ["rgb"]), r"no paper 'rgb' to regenerate; the papers are: rbg, registformer, locor, imse, cao"),
         (
             _set("leave_out", ["brats"]),
-            r"leave_out: there is no data set 'brats'; they are: synthrad2023-mr-ct-pelvis,",
+            r"leave_out: there is no data set or method 'brats'; the data sets are: synthrad2023-mr-ct-pelvis,",
         ),
         (_set("tables", {"rbg": [9]}), r"tables: paper rbg has no table 9; its tables are: 1, 2, 3"),
         (

@@ -222,8 +222,14 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         for paper, number in chosen:
             for dataset in all_datasets:
                 cells |= paper_tables.cells(paper, variants, {dataset}, extra[dataset], [number])
+        cells = {(dataset, name) for dataset, name in cells if name not in config.get("leave_out", ())}
         used = {dataset for dataset, _ in cells} | (set(config.get("extra_datasets", ())) & set(all_datasets))
-        cells |= {(dataset, name) for dataset in used for name in extra.get(dataset, ())}
+        cells |= {
+            (dataset, name)
+            for dataset in used
+            for name in extra.get(dataset, ())
+            if name not in config.get("leave_out", ())
+        }
         cells |= {(dataset, name) for dataset in used if (name := all_datasets[dataset].get("pseudo_image"))}
         # Everything is compared with doing nothing.
         return cells | {(dataset, name) for dataset in used for name in variants if variants[name].method == "identity"}

@@ -11,10 +11,15 @@ from modalign.variants import Variant, dimensions_on
 def chosen_datasets(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The configured data sets without those that are left out."""
     configured = config["datasets"]
-    for key in ("extra_datasets", "leave_out"):
-        unknown = set(config.get(key, ())) - set(configured)
-        if unknown:
-            raise ConfigError(f"{key}: there is no data set {min(unknown)!r}; they are: {_listed(configured)}")
+    unknown = set(config.get("extra_datasets", ())) - set(configured)
+    if unknown:
+        raise ConfigError(f"extra_datasets: there is no data set {min(unknown)!r}; they are: {_listed(configured)}")
+    unknown = set(config.get("leave_out", ())) - set(configured) - set(config["methods"])
+    if unknown:
+        raise ConfigError(
+            f"leave_out: there is no data set or method {min(unknown)!r}; the data sets are: {_listed(configured)}; "
+            f"the methods are: {_listed(config['methods'])}"
+        )
     return {name: entry for name, entry in configured.items() if name not in config.get("leave_out", ())}
 
 

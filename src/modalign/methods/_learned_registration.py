@@ -29,7 +29,9 @@ class RegistrationOptions(TrainingOptions):
     translator: bool = Field(
         False, description="translate the fixed image first, by the method that `needs` names as translator"
     )
-    similarity: Literal["mse", "ncc", "mi", "mind"] = Field("mind", description="mse only after a translation")
+    similarity: Literal["mae", "mse", "ncc", "mi", "mind"] = Field(
+        "mind", description="mae and mse only after a translation"
+    )
     similarity_weight: float = Field(1.0, gt=0, description="weight of the similarity")
     smoothness_weight: float | None = Field(
         None, ge=0, description="weight of the mean squared gradient, averaged over axes; null = by similarity"
@@ -53,8 +55,10 @@ class RegistrationOptions(TrainingOptions):
 
     @model_validator(mode="after")
     def _fitting_similarity(self) -> "RegistrationOptions":
-        if self.similarity == "mse" and not self.translator:
-            raise ValueError("similarity mse compares intensities of one contrast: add translator: true, or use mind")
+        if self.similarity in ("mae", "mse") and not self.translator:
+            raise ValueError(
+                f"similarity {self.similarity} compares intensities of one contrast: add translator: true, or use mind"
+            )
         if self.window % 2 == 0:
             raise ValueError(f"window has to be odd, not {self.window}")
         return self

@@ -52,7 +52,7 @@ class GradICON(LearnedRegistration):
 
         presets = PRESETS
         presets_by_dimension = {3: PRESETS_3D}
-        smoothness = {"mse": 0.0, "ncc": 0.0, "mi": 0.0, "mind": 0.0, "gaussian-ncc": 0.0}
+        smoothness = {"mae": 0.0, "mse": 0.0, "ncc": 0.0, "mi": 0.0, "mind": 0.0, "gaussian-ncc": 0.0}
 
         preset: Literal["paper", "small"] = Field("paper", description="defaults for network and training")
         halvings: tuple[int, ...] = Field(
@@ -62,7 +62,7 @@ class GradICON(LearnedRegistration):
         )
         down: tuple[int, ...] = Field((16, 32, 64, 256, 512), description="channels of each U-Net downwards")
         up: tuple[int, ...] = Field((16, 32, 64, 128, 256), description="channels upwards, the last one first")
-        similarity: Literal["mse", "ncc", "mi", "mind", "gaussian-ncc"] = Field(  # type: ignore[assignment]
+        similarity: Literal["mae", "mse", "ncc", "mi", "mind", "gaussian-ncc"] = Field(  # type: ignore[assignment]
             "mind", description="mse only after a translation; gaussian-ncc is the paper's local correlation"
         )
         sigma: float = Field(5.0, gt=0, description="standard deviation of the window in voxels (gaussian-ncc)")

@@ -46,7 +46,7 @@ class LapIRN(LearnedRegistration):
 
         presets = PRESETS
         presets_by_dimension = {3: PRESETS_3D}
-        smoothness = {"mse": 0.01, "ncc": 14.0, "mi": 2.0, "mind": 0.5}
+        smoothness = {"mae": 0.5, "mse": 0.01, "ncc": 14.0, "mi": 2.0, "mind": 0.5}
 
         preset: Literal["paper", "small"] = Field("paper", description="defaults for network and training")
         start_channel: int = Field(7, ge=1, description="a quarter of the channels of every layer")
@@ -60,8 +60,8 @@ class LapIRN(LearnedRegistration):
         smoothness_weight: float | None = Field(
             None,
             ge=0,
-            description="weight of the velocity's mean squared gradient, averaged over axes; null = 0.01 (mse), 14 "
-            "(ncc), 2 (mi), 0.5 (mind). The paper's 3.5 counts in half voxels, which is 14 in voxels",
+            description="weight of the velocity's mean squared gradient, averaged over axes; null = 0.5 (mae), 0.01 "
+            "(mse), 14 (ncc), 2 (mi), 0.5 (mind). The paper's 3.5 counts in half voxels, which is 14 in voxels",
         )
         folding_weight: float = Field(0.0, ge=0, description="weight of the mean negative Jacobian determinant")
         window: int = Field(

@@ -44,7 +44,7 @@ class TransMorph(LearnedRegistration):
         """Settings of TransMorph."""
 
         presets = PRESETS
-        smoothness = {"mse": 0.02, "ncc": 1.0, "mi": 2.0, "mind": 0.5}
+        smoothness = {"mae": 0.5, "mse": 0.02, "ncc": 1.0, "mi": 2.0, "mind": 0.5}
 
         preset: Literal["paper", "original", "small"] = Field("paper", description="defaults for network and training")
         embed_dim: int = Field(96, ge=2, description="channels of the first of four stages, doubled from each to next")
@@ -58,8 +58,8 @@ class TransMorph(LearnedRegistration):
         smoothness_weight: float | None = Field(
             None,
             ge=0,
-            description="weight of the displacement's mean squared gradient, averaged over axes; null = 0.02 (mse), 1 "
-            "(ncc), 2 (mi), 0.5 (mind)",
+            description="weight of the displacement's mean squared gradient, averaged over axes; null = 0.5 (mae), "
+            "0.02 (mse), 1 (ncc), 2 (mi), 0.5 (mind)",
         )
 
         @model_validator(mode="after")

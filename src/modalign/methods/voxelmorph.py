@@ -36,7 +36,7 @@ class VoxelMorph(LearnedRegistration):
 
         presets = PRESETS
         presets_by_dimension = {3: PRESETS_3D}
-        smoothness = {"mse": 0.01, "ncc": 1.0, "mi": 2.0, "mind": 0.5}
+        smoothness = {"mae": 0.5, "mse": 0.01, "ncc": 1.0, "mi": 2.0, "mind": 0.5}
 
         preset: Literal["paper", "small", "imse2d", "imse3d", "imse3d-pure"] = Field(
             "paper", description="channels of the U-Net, and defaults for training and integration that go with them"
@@ -48,8 +48,8 @@ class VoxelMorph(LearnedRegistration):
         smoothness_weight: float | None = Field(
             None,
             ge=0,
-            description="weight of the mean squared gradient, averaged over axes; null = 0.01 (mse), 1 (ncc), 2 (mi), "
-            "0.5 (mind). RbG sums over axes, so its 0.5 is 1.0 here in 2D",
+            description="weight of the mean squared gradient, averaged over axes; null = 0.5 (mae), 0.01 (mse), 1 "
+            "(ncc), 2 (mi), 0.5 (mind). RbG sums over axes, so its 0.5 is 1.0 here in 2D",
         )
         regularise: Literal["velocity", "displacement", "image"] = Field(
             "velocity",
@@ -68,24 +68,27 @@ class VoxelMorph(LearnedRegistration):
     def _terms(
         self, network: Any, moving: "Tensor", fixed: "Tensor", mask: "Tensor | None", step: int
     ) -> "dict[str, Tensor]":
-        from modalign.similarity.regularisation import gradient_l2
         from modalign.spatial.warp import warp
 
-        options = self.options
         field, velocity = network(moving, fixed)
         warped = warp(moving, field)
-        if options.regularise == "image":
-            smoothness = gradient_l2(warped)
-        elif options.regularise == "velocity" and options.int_steps > 0:
-            # A gradient is the same number on the coarse grid; VoxelMorph multiplies its penalty there by the factor.
-            smoothness = gradient_l2(velocity) * options.int_downsize
-        else:
-            smoothness = gradient_l2(field)
-        similarity = options.similarity_loss()(fixed, warped, mask)
+        similarity = self.options.similarity_loss()(fixed, warped, mask)
         return {
-            "similarity": options.similarity_weight * similarity,
-            "smoothness": options.weight_of_smoothness * smoothness,
+            "similarity": self.options.similarity_weight * similarity,
+            "smoothness": self.options.weight_of_smoothness * self._roughness(field, velocity, warped),
         }
+
+    def _roughness(self, field: "Tensor", velocity: "Tensor", warped: "Tensor") -> "Tensor":
+        """What the option `regularise` says has to be smooth."""
+        from modalign.similarity.regularisation import gradient_l2
+
+        options = self.options
+        if options.regularise == "image":
+            return gradient_l2(warped)
+        if options.regularise == "velocity" and options.int_steps > 0:
+            # A gradient is the same number on the coarse grid; VoxelMorph multiplies its penalty there by the factor.
+            return gradient_l2(velocity) * options.int_downsize
+        return gradient_l2(field)
 
     def _field(self, network: Any, moving: "Tensor", fixed: "Tensor") -> "Tensor":
         return network(moving, fixed)[0]

@@ -81,6 +81,7 @@ class ResnetGenerator(nn.Module):
         blocks: residual blocks; 9 is usual for 256 voxels a side, 6 for 128.
         norm: after every convolution but the last.
         antialias: halve by blur-pooling and double by linear interpolation, instead of by strides.
+        interpolate: double by linear interpolation; null = with `antialias`.
         padding: what lies beyond the border.
         final: ``tanh``, or ``linear`` for unbounded outputs.
 
@@ -97,6 +98,7 @@ class ResnetGenerator(nn.Module):
         norm: Norm = "instance",
         antialias: bool = False,
         padding: Padding = "reflect",
+        interpolate: bool | None = None,
         final: Literal["tanh", "linear"] = "tanh",
     ):
         super().__init__()
@@ -114,7 +116,7 @@ class ResnetGenerator(nn.Module):
 
         def up(before: int) -> list[nn.Module]:
             after = before // 2
-            if antialias:
+            if antialias if interpolate is None else interpolate:
                 return [Doubling(dimension), *unit(before, after, 3, 1, "zeros")]
             conv = TRANSPOSED[dimension](before, after, 3, 2, padding=1, output_padding=1, bias=bias)
             return [conv, *normalisation(norm, dimension, after), nn.ReLU()]

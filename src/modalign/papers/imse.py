@@ -181,7 +181,7 @@ def _translated(direction: str, dataset: str) -> Block:
     rows = (
         Row("CycleGAN", "cyclegan", printed={"method": "CycleGAN"}),
         Row("RegGAN", "reggan", printed={"method": "RegGAN"}),
-        Row("IMSE", "imse-translation-2d", printed={"method": "IMSE"}),
+        Row("IMSE", "imse-evaluator-2d", printed={"method": "IMSE"}),
     )
     return Block(rows, columns, "IMSE", direction)
 

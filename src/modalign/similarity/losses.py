@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from modalign.similarity.mind import mind_loss
-from modalign.similarity.mse import mse
+from modalign.similarity.mse import mae, mse
 from modalign.similarity.mutual_information import mutual_information
 from modalign.similarity.ncc import global_ncc, local_ncc
 
 Loss = Callable[..., Tensor]
 
 LOSSES: dict[str, Loss] = {
+    "mae": mae,
     "mse": mse,
     "ncc": local_ncc,
     "global-ncc": global_ncc,

@@ -1,4 +1,4 @@
-"""The mean squared difference, for images of one contrast."""
+"""Mean differences of intensities, squared or absolute, for images of one contrast."""
 
 from torch import Tensor
 
@@ -14,3 +14,8 @@ def mse(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
         mask: weights (B, 1, *S) on the fixed grid.
     """
     return weighted_mean((fixed - warped).square(), mask)
+
+
+def mae(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean absolute intensity difference, 0 for equal images; arguments as of :func:`mse`."""
+    return weighted_mean((fixed - warped).abs(), mask)
