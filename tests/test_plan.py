@@ -224,6 +224,16 @@ def test_what_cannot_be_is_refused_with_what_can(config, change, message):
         make_plan(config)
 
 
+@pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_overlay_makes_a_plan_whose_rows_can_be_run(config, overlay):
+    _merge(config, yaml.safe_load(overlay.read_text()))
+    plan = make_plan(config)
+    assert plan.cells
+    for dataset, name in plan.cells:
+        spec = plan.spec(dataset, name, lambda needed: f"models/{needed}")
+        assert spec["dimension"] in (2, 3)
+
+
 @pytest.mark.parametrize("paper", ["rbg", "registformer", "locor", "imse", "cao2018"])
 def test_at_full_scale_nothing_of_the_default_run_is_cut_down(config, paper):
     overlay = yaml.safe_load((ROOT / "config" / f"{paper}.yaml").read_text())

@@ -14,7 +14,15 @@ from modalign.plan_checks import check_dataset, check_measure_options
 from modalign.plan_choices import chosen_datasets, chosen_extra_methods, chosen_tables
 from modalign.report.paper_figures import PaperFigure, figures_of
 from modalign.tuning_plan import Tuning, make_tuning
-from modalign.variants import Variant, check_dimensions, check_needs, differing_options, dimensions_on, read_variant
+from modalign.variants import (
+    Variant,
+    check_dimensions,
+    check_needs,
+    differing_options,
+    dimensions_of,
+    dimensions_on,
+    read_variant,
+)
 
 Cell = tuple[str, str]
 """A data set and a method variant."""
@@ -54,7 +62,8 @@ class Plan:
                 needs[role]["model"] = model_of(name)
         return {
             "method": chosen.method,
-            "dimension": max(dimensions_on(chosen, self.datasets[dataset])),
+            # A data set says in what its rows work; what they build on, such as a translation of slices, may differ.
+            "dimension": max(dimensions_on(chosen, self.datasets[dataset]) or dimensions_of(chosen)),
             "options": dict(chosen.options),
             "needs": needs,
         }

@@ -101,10 +101,14 @@ def check_needs(variant: Variant, variants: Mapping[str, Variant]) -> None:
             )
 
 
+def dimensions_of(variant: Variant) -> set[int]:
+    """The dimensions in which a variant can run."""
+    return {variant.dimension} if variant.dimension else set(method_class(variant.method).dimensions)
+
+
 def dimensions_on(variant: Variant, entry: Mapping[str, Any]) -> set[int]:
     """The dimensions in which a variant can run on a data set."""
-    own = {variant.dimension} if variant.dimension else method_class(variant.method).dimensions
-    return set(own) & set(entry.get("dimensions", (2, 3)))
+    return dimensions_of(variant) & set(entry.get("dimensions", (2, 3)))
 
 
 def check_dimensions(dataset: str, datasets: Mapping[str, Any], variant: Variant) -> None:
