@@ -25,14 +25,18 @@ from modalign.files import write_json
 from modalign.methods import method_class
 from modalign.methods._trained import TrainedMethod
 from modalign.methods.base import Context, Method
+from modalign.methods.imse_evaluator import ImseEvaluator
 from modalign.plan import make_plan
+from modalign.training.data import Sampling
+from modalign.training.registration import registration_data
 from modalign.variants import Variant
 from modalign.volumes import Volume, write_volume
 
 ROOT = Path(__file__).parents[1]
-OVERLAYS = ("rbg", "registformer")
+OVERLAYS = ("rbg", "registformer", "imse", "cao2018")
 SIZE = (384, 320, 128)
-"""Voxels of a scan in both papers, padded along z as their 3D networks want it."""
+"""Voxels of a scan of RbG and RegistFormer, padded along z as their 3D networks want it."""
+MODALITIES = {"fixed_modality": "t2", "moving_modality": "t1"}
 log = logging.getLogger("paper_scale")
 
 
@@ -87,17 +91,25 @@ def measure(variant: Variant, folder: Path, size: Sequence[int], steps: int, dev
     """
     standing_in = {"registration": RegistrationStandIn, "translator": TranslationStandIn, "stage1": TranslationStandIn}
     method = build(variant)
-    needs = {role: standing_in[role](dimension=method.dimension) for role in variant.needs}
+    batch = overrides.get("batch") or method.options.batch
+    slices = 2 * batch if method.dimension == 2 else size[2]
+    store = random_store(folder / "store", (*size[:2], slices), 1 if method.dimension == 2 else 2)
+    needs: dict[str, Method] = {}
+    for role in variant.needs:
+        known = standing_in.get(role)
+        needs[role] = (
+            known(dimension=method.dimension) if known else untrained_evaluator(store, method.dimension, device)
+        )
     context = Context(model=folder / "model", device=device, threads=1, needs=needs)
     # LapIRN gives half of the steps to its last level.
     budget = 4 * steps if variant.method == "lapirn" else 1 + steps
     if variant.method == "lapirn":
         overrides["frozen_steps"] = 0
+    if variant.method == "dual_modality":
+        # Without the time that SyN takes; there are no labels.
+        overrides["pairs"] = "labels-only"
     method = build(variant, context, steps=budget, **{name: value for name, value in overrides.items() if value})
-    batch = method.options.batch
-    slices = 2 * batch if method.dimension == 2 else size[2]
-    cases = 1 if method.dimension == 2 else 2
-    record = method.train(random_store(folder / "store", (*size[:2], slices), cases))
+    record = method.train(store)
     logs = sorted((folder / "model" / "state").rglob("log.csv"))
     with logs[-1].open() as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
@@ -108,6 +120,15 @@ def measure(variant: Variant, folder: Path, size: Sequence[int], steps: int, dev
         "batch": batch,
         "seen": list(getattr(method.options, "crop", None) or size[: method.dimension]),
     }
+
+
+def untrained_evaluator(store: CaseStore, dimension: int, device: str) -> ImseEvaluator:
+    """Stands in for a trained evaluator of the paper's size."""
+    evaluator = ImseEvaluator({}, dimension)
+    data = registration_data(store, Sampling(dimension, 1), 0, "benchmark", store.folder)
+    about = {"limits": dict(data.limits), "role": "moving"}
+    evaluator._loaded = evaluator._network().to(device).eval(), about
+    return evaluator
 
 
 def random_store(folder: Path, shape: Sequence[int], cases: int) -> CaseStore:
@@ -128,7 +149,7 @@ def random_store(folder: Path, shape: Sequence[int], cases: int) -> CaseStore:
             head = {"case": name, "dataset": "random", "split": "train"}
             write_json(folder / name / "case.json", {**head, "fixed_intensity": unit, "moving_intensity": unit})
             listed.append({"case": name, "split": "train"})
-    write_json(folder / "cases.json", {"dataset": "random", "labels": {}, "cases": listed})
+    write_json(folder / "cases.json", {"dataset": "random", "labels": {}, "cases": listed, **MODALITIES})
     return CaseStore(folder)
 
 

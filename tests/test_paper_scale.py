@@ -40,7 +40,7 @@ PUBLISHED = {
 """Weights of the networks that align; of GANs without their discriminators."""
 
 
-@pytest.mark.parametrize("overlay", paper_scale.OVERLAYS)
+@pytest.mark.parametrize("overlay", ["rbg", "registformer"])
 def test_networks_have_the_published_sizes(overlay):
     found: dict[str, set[int]] = {}
     for name, variant in paper_scale.trained_variants(overlay).items():
@@ -66,6 +66,11 @@ def test_networks_have_the_published_sizes(overlay):
         ("rbg", "rbg-field", (48, 48, 4), {"batch": 1}),
         ("rbg", "voxelmorph-3d-munit", (32, 32, 32), {}),
         ("rbg", "lapirn-3d-munit", (32, 32, 32), {}),
+        ("imse", "imse-evaluator-2d", (32, 32, 4), {"batch": 1}),
+        ("imse", "imse-evaluator-2d-bc", (32, 32, 4), {"batch": 1}),
+        ("imse", "imse-sr-2d", (32, 32, 4), {"batch": 1}),
+        ("imse", "voxelmorph-3d-cyclegan", (32, 32, 32), {}),
+        ("cao2018", "single-modality-ct", (8, 8, 8), {"batch": 1, "patch": 44}),
     ],
 )
 def test_a_step_with_the_options_of_the_overlay(tmp_path, overlay, name, size, sizes):
