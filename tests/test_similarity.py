@@ -170,7 +170,7 @@ def test_cross_modal_losses_are_lowest_at_alignment(rng, loss, shape):
 def test_losses_by_name_take_their_settings(rng):
     a, b = images(rng, 16, 16), images(rng, 16, 16)
     assert loss_function("ncc", window=5)(a, b).item() == local_ncc(a, b, window=5).item()
-    with pytest.raises(ValueError, match="there is no similarity 'ssim'; choose from mse, ncc"):
+    with pytest.raises(ValueError, match="there is no similarity 'ssim'; choose from mae, mse, ncc"):
         loss_function("ssim")
 
 
