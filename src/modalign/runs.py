@@ -18,10 +18,11 @@ import numpy as np
 from modalign import __version__
 from modalign.cases import INPUTS, Alignment, Case, CaseStore
 from modalign.devices import resolve_device
-from modalign.errors import ConfigError, ModalignError, WriteError
+from modalign.errors import ModalignError, WriteError
 from modalign.files import check_writable, read_json, write_json
 from modalign.memory import gpu_memory_mb, reset_gpu_peak
 from modalign.methods import Context, Method, method_class
+from modalign.needs import check_needs, shared_dimension
 from modalign.preloaded import imported
 from modalign.spatial.fields import write_itk_field
 from modalign.supervise import Outcome, supervised
@@ -72,10 +73,10 @@ def build_method(
     """
     device = resolve_device(device)
     kind = method_class(spec["method"])
-    _check_needs(spec, kind)
+    check_needs(spec, kind)
     needs = {
         role: build_method(
-            {"dimension": _shared_dimension(spec, needed), **needed},
+            {"dimension": shared_dimension(spec, needed), **needed},
             seed=seed,
             device=device,
             threads=threads,
@@ -85,30 +86,6 @@ def build_method(
     }
     context = Context(seed=seed, device=device, threads=threads, model=model, state=state, needs=needs)
     return kind(spec.get("options"), spec["dimension"], context)
-
-
-def _check_needs(spec: Mapping[str, Any], kind: type[Method]) -> None:
-    """Whether the methods that one builds on are given, each as a mapping with a method of the right kind."""
-    given, name = spec.get("needs", {}), spec["method"]
-    wanted = ", ".join(f'"{role}": {{"method": <a {of} method>}}' for role, of in kind.needs.items())
-    missing = sorted(set(kind.needs) - set(given))
-    if missing:
-        raise ConfigError(f"method {name} builds on other methods: it needs {{{wanted}}}")
-    for role, needed in given.items():
-        if not isinstance(needed, Mapping) or "method" not in needed:
-            raise ConfigError(f'the {role} of method {name} is {needed!r}; write {{"method": its name}}')
-        found = method_class(needed["method"]).kind
-        if found != kind.needs.get(role, found):
-            raise ConfigError(
-                f"the {role} of method {name} has to be a {kind.needs[role]} method, and {needed['method']} is a "
-                f"{found}"
-            )
-
-
-def _shared_dimension(spec: Mapping[str, Any], needed: Mapping[str, Any]) -> int:
-    """The dimension of a needed method that states none: that of the one that builds on it, where it can work so."""
-    able = method_class(needed["method"]).dimensions
-    return spec["dimension"] if spec["dimension"] in able else max(able)
 
 
 def train_job(

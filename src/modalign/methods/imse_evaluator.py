@@ -148,7 +148,8 @@ class ImseEvaluator(TrainedMethod):
             yield ("evaluator",), {"error": loss(networks, batch, "training", str(step))}
 
         def validate(networks: "Networks") -> float:
-            return validation_loss(lambda batch: loss(networks, batch, "validation"), data.validation, context.device)  # type: ignore[arg-type]
+            assert data.validation is not None
+            return validation_loss(lambda batch: loss(networks, batch, "validation"), data.validation, context.device)
 
         judge = validate if data.validation is not None else None
         record = self._descend(networks, losses, data.train, data.digest, validate=judge)
