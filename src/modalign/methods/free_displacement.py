@@ -10,7 +10,7 @@ from modalign.cases import Alignment, Case
 from modalign.errors import ConfigError
 from modalign.methods._registration import register_by, torch_threads
 from modalign.methods.base import Context, Method, MethodOptions, moving_on_fixed_grid
-from modalign.methods.imse_evaluator import ImseEvaluator
+from modalign.methods.imse_evaluator import evaluator_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,20 +45,11 @@ class FreeDisplacement(Method):
 
     def __init__(self, options: Mapping[str, Any] | None = None, dimension: int = 3, context: Context | None = None):
         super().__init__(options, dimension, context)
-        evaluator = self.context.needs.get("evaluator")
-        if context is None:
-            return
-        if (self.options.similarity == "imse") != ("evaluator" in self.context.needs):
+        evaluator_of(self)
+        if context is not None and (self.options.similarity == "imse") != ("evaluator" in self.context.needs):
             raise ConfigError(
                 f"method free_displacement with similarity {self.options.similarity}: similarity imse and "
                 "needs: {evaluator: <a variant of imse_evaluator>} go together"
-            )
-        if evaluator is not None and not (
-            isinstance(evaluator, ImseEvaluator) and evaluator.dimension == self.dimension
-        ):
-            raise ConfigError(
-                f"method free_displacement needs an evaluator in {dimension} dimensions, not {evaluator.name} in "
-                f"{evaluator.dimension}: name a variant of imse_evaluator"
             )
 
     def align(self, case: Case) -> Alignment:
@@ -96,8 +87,8 @@ class FreeDisplacement(Method):
         from modalign.methods._batches import to_network
         from modalign.similarity.losses import loss_function
 
-        evaluator = self.context.needs.get("evaluator")
-        if isinstance(evaluator, ImseEvaluator):
+        evaluator = evaluator_of(self)
+        if evaluator is not None:
             still = to_network(fixed, evaluator.limits["fixed"])
 
             def error(warped: "Tensor") -> "Tensor":

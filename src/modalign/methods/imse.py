@@ -8,7 +8,7 @@ from pydantic import Field
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError
 from modalign.methods.base import Context
-from modalign.methods.imse_evaluator import ImseEvaluator
+from modalign.methods.imse_evaluator import ImseEvaluator, evaluator_of
 from modalign.methods.voxelmorph import PRESETS, PRESETS_3D, VoxelMorph
 
 if TYPE_CHECKING:
@@ -49,19 +49,12 @@ class Imse(VoxelMorph):
 
     def __init__(self, options: Mapping[str, Any] | None = None, dimension: int = 3, context: Context | None = None):
         super().__init__(options, dimension, context)
-        evaluator = self.context.needs.get("evaluator")
-        if context is None or evaluator is None:
-            return
-        if not isinstance(evaluator, ImseEvaluator) or evaluator.dimension != dimension:
-            raise ConfigError(
-                f"method imse needs an evaluator in {dimension} dimensions, not {evaluator.name} in "
-                f"{evaluator.dimension}: name a variant of imse_evaluator"
-            )
+        evaluator_of(self)
 
     @property
     def _evaluator(self) -> ImseEvaluator:
-        evaluator = self.context.needs.get("evaluator")
-        if not isinstance(evaluator, ImseEvaluator):
+        evaluator = evaluator_of(self)
+        if evaluator is None:
             raise ConfigError("method imse needs an evaluator: name a variant of imse_evaluator")
         return evaluator
 

@@ -10,7 +10,7 @@ from modalign.errors import ConfigError
 from modalign.methods._batches import from_network, in_pieces, to_batch, to_network, to_volume
 from modalign.methods._registration import check_images, torch_threads
 from modalign.methods._trained import TrainedMethod
-from modalign.methods.base import moving_on_fixed_grid
+from modalign.methods.base import Method, moving_on_fixed_grid
 from modalign.training.options import Misalignment, TrainingOptions
 from modalign.volumes import Volume
 
@@ -232,3 +232,20 @@ class ImseEvaluator(TrainedMethod):
             made = in_pieces(translate, fixed, moving, together=TOGETHER, device=self.context.device)
         image = to_volume(from_network(made, self.limits["moving"]))
         return Alignment(Volume(np.ascontiguousarray(image), case.grid.affine.copy()))
+
+
+def evaluator_of(method: Method) -> ImseEvaluator | None:
+    """The evaluator that a method builds on; None if it has none.
+
+    Raises:
+        ConfigError: what it builds on is no evaluator, or works in other dimensions.
+    """
+    evaluator = method.context.needs.get("evaluator")
+    if evaluator is None:
+        return None
+    if not isinstance(evaluator, ImseEvaluator) or evaluator.dimension != method.dimension:
+        raise ConfigError(
+            f"method {method.name} needs an evaluator in {method.dimension} dimensions, not {evaluator.name} in "
+            f"{evaluator.dimension}: name a variant of imse_evaluator"
+        )
+    return evaluator
