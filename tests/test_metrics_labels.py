@@ -155,6 +155,19 @@ class TestKnownAnswers:
         assert (distances.forward == 2).all()
         assert hausdorff(distances) == pytest.approx(np.sqrt(12))
 
+    def test_a_structure_of_one_voxel_has_a_surface(self):
+        a = box((8, 8, 4), (2, 3, 1), (3, 4, 2))
+        pair = pair_of(a, a, names={1: "bladder"})
+        for measure, more in ((measure_hausdorff, {}), (measure_hd95, {"directions": "max"}), (measure_asd, {})):
+            assert measure(pair, **SURFACE, **more) == [(0.0, None, "bladder")]
+
+    def test_all_of_a_thin_structure_in_a_volume_is_surface(self):
+        # 8 x 8 voxels in one slice against 6 x 6: the 28 of the outer ring are a pixel away, the other 36 lie on both.
+        shape = (16, 16, 8)
+        pair = pair_of(box(shape, (2, 2, 3), (10, 10, 4)), box(shape, (3, 3, 3), (9, 9, 4)), names={1: "bladder"})
+        pair.case.fixed.affine[:3, :3] = np.eye(3)
+        assert measure_asd(pair, **SURFACE)[0].value == pytest.approx((24 + 4 * np.sqrt(2)) / 100)
+
     def test_the_field_undoes_the_shift(self):
         shape = (24, 24, 12)
         a, b = box(shape, (6, 6, 3), (14, 14, 9)), box(shape, (8, 5, 3), (16, 13, 9))

@@ -19,29 +19,33 @@ class SurfaceDistances(NamedTuple):
     backward: np.ndarray
 
 
-def surface_distances(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> SurfaceDistances:
+def surface_distances(
+    a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, flat: Sequence[int] | None = None
+) -> SurfaceDistances:
     """Distances between the surfaces of two non-empty masks.
 
     A surface voxel is one of the mask with a face neighbour outside it (the border of the array counts as outside);
     distances are Euclidean between voxel centres, with the spacing.
 
     Args:
-        a: bool, 3D, or flat along axes of size 1.
+        a: bool, (X, Y, Z).
         b: bool, the same shape.
         spacing_mm: voxel size along each axis.
+        flat: axes across which the scan has a single slice, so that a contour is the outline within the plane, not
+            every voxel of it; None: those along which the arrays have size 1.
     """
-    surface_a, surface_b = _surface(a), _surface(b)
+    if flat is None:
+        flat = [axis for axis, size in enumerate(a.shape) if size == 1]
+    surface_a, surface_b = _surface(a, flat), _surface(b, flat)
     to_a = ndi.distance_transform_edt(~surface_a, sampling=spacing_mm)
     to_b = ndi.distance_transform_edt(~surface_b, sampling=spacing_mm)
     return SurfaceDistances(to_b[surface_a], to_a[surface_b])
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
-    # An axis of size 1 is a slice: its contour is the outline within the plane, not every voxel of it.
+def _surface(mask: np.ndarray, flat: Sequence[int]) -> np.ndarray:
     footprint = ndi.generate_binary_structure(3, 1)
-    for axis, size in enumerate(mask.shape):
-        if size == 1:
-            footprint = footprint & (np.indices((3, 3, 3))[axis] == 1)
+    for axis in flat:
+        footprint = footprint & (np.indices((3, 3, 3))[axis] == 1)
     return mask & ~ndi.binary_erosion(mask, footprint)
 
 
@@ -154,7 +158,8 @@ def _measure(
     key = ("surface", interpolation, region, per_slice)
     if key not in pair.memory:
         pair.memory[key] = [
-            (name, z, _distances(pair, a, b)) for name, z, a, b in structures(pair, interpolation, region, per_slice)
+            (name, z, _distances(pair, a, b, per_slice))
+            for name, z, a, b in structures(pair, interpolation, region, per_slice)
         ]
     values = []
     for name, z, distances in pair.memory[key]:
@@ -166,8 +171,15 @@ def _measure(
     return values
 
 
-def _distances(pair: Pair, a: np.ndarray | None, b: np.ndarray | None) -> SurfaceDistances | _Lost | None:
+def _distances(
+    pair: Pair, a: np.ndarray | None, b: np.ndarray | None, per_slice: bool
+) -> SurfaceDistances | _Lost | None:
     """Distances between the fixed structure `a` and the warped `b`; None where the truth has nothing to compare."""
     if a is None or b is None or not a.any():
         return None
-    return surface_distances(a, b, pair.case.fixed.spacing) if b.any() else _Lost()
+    if not b.any():
+        return _Lost()
+    # What is flat is the scan: a structure of one voxel's thickness, cropped, has axes of size 1 as well.
+    x, y, z = pair.case.grid.shape
+    flat = [axis for axis, size in enumerate((x, y, 1 if per_slice else z)) if size == 1]
+    return surface_distances(a, b, pair.case.fixed.spacing, flat)
