@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modalign.cases import Case, CaseStore
 from modalign.errors import ConfigError, DataError
@@ -82,7 +83,7 @@ def store(tmp_path):
 def test_the_small_segmenter_learns_and_writes_what_the_measures_read(store, tmp_path):
     from modalign.segmentation import unet
 
-    options = parse_options({"steps": 60, "channels": 6})
+    options = parse_options({"steps": 100, "channels": 6})
     unet.train(store, tmp_path / "model", options, seed=0, device="cpu", threads=1)
     segment = unet.load(tmp_path / "model", device="cpu", threads=1)
     segment_cases(store, store.folder, tmp_path / "out", _as_aligned(store, segment), "small", ["case4"])
@@ -97,6 +98,29 @@ def _as_aligned(store, segment):
     for case in store.ids(["test"]):
         write_volume(store.folder / case / "image.nii.gz", store.load(case).moving)
     return segment
+
+
+def test_islands_are_dropped_and_second_halves_kept():
+    from modalign.segmentation.unet import without_islands
+
+    labels = np.zeros((20, 12, 6), np.uint8)
+    labels[2:6, 2:6, 1:5] = labels[12:16, 2:6, 1:3] = 5
+    labels[18, 10, 5] = 5
+    labels[9, 9, 3] = 2
+    kept = without_islands(labels, 0.1)
+    expected = labels.copy()
+    expected[18, 10, 5] = 0
+    assert (kept == expected).all()
+    assert (without_islands(labels, 0) == labels).all()
+
+
+def test_half_of_the_slices_to_learn_from_are_smoothed(store):
+    from modalign.segmentation import unet
+
+    plain, smoothed = unet.LabelledSlices(store, 32, 0), unet.LabelledSlices(store, 32, 0, blur_voxels=1.5)
+    before, after = plain.batch(3), smoothed.batch(3)
+    changed = [not torch.equal(a, b) for a, b in zip(before["image"], after["image"], strict=True)]
+    assert 8 <= sum(changed) <= 24
 
 
 def test_training_without_contours_says_what_is_missing(store):

@@ -27,10 +27,23 @@ class SegmentationOptions(MethodOptions):
     """How aligned images are segmented."""
 
     kind: Literal["small", "totalsegmentator"] = Field("small", description="our small U-Net, or TotalSegmentator")
-    steps: int = Field(600, ge=1, description="training steps of the small U-Net")
+    steps: int = Field(800, ge=1, description="training steps of the small U-Net")
     batch: int = Field(4, ge=1, description="slices per training step of the small U-Net")
     learning_rate: float = Field(5e-3, gt=0, description="step size of the small U-Net's training")
     channels: int = Field(8, ge=1, description="features of the small U-Net at full resolution")
+    blur_voxels: float = Field(
+        1.5,
+        ge=0,
+        description="half of the slices that the small U-Net learns from are smoothed, by a Gaussian of up to this "
+        "standard deviation: interpolated and generated images are smoother than scans",
+    )
+    islands: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="pieces of a structure that are smaller than this share of its largest one are dropped from what "
+        "the small U-Net finds; 0 keeps all",
+    )
 
 
 def parse_options(options: Mapping[str, Any]) -> SegmentationOptions:

@@ -45,5 +45,5 @@ def segment_job(
 
         if model is None:
             raise ValueError("the small segmenter needs the folder of its weights")
-        segment, name = unet.load(model, device=where, threads=threads), unet.NAME
+        segment, name = unet.load(model, device=where, threads=threads, islands=chosen.islands), unet.NAME
     segment_cases(cases, runs[0].parent, out, segment, name, aligned)

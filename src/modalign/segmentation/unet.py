@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.ndimage as ndi
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -60,9 +61,12 @@ class Segmenter(nn.Module):
 
 
 class LabelledSlices:
-    """Batches of axial slices of the moving scans and their label maps, shifted at random, by (seed, step) alone."""
+    """Batches of axial slices of the moving scans and their label maps, by (seed, step) alone.
 
-    def __init__(self, store: CaseStore, batch: int, seed: int):
+    Slices are shifted at random, and about half of them smoothed by a Gaussian of up to `blur_voxels`.
+    """
+
+    def __init__(self, store: CaseStore, batch: int, seed: int, blur_voxels: float = 0.0):
         images, labels = [], []
         for case in store.cases(["train"], ("fixed", "moving", "moving_labels")):
             if case.moving_labels is None:
@@ -73,7 +77,7 @@ class LabelledSlices:
             raise DataError(f"{store.folder} has no training cases: a segmenter has nothing to learn from")
         self.images = [np.asarray(slice_, np.float32) for volume in images for slice_ in volume]
         self.labels = [np.asarray(slice_, np.int64) for volume in labels for slice_ in volume]
-        self.count, self.seed, self.dataset = batch, seed, store.dataset
+        self.count, self.seed, self.dataset, self.blur = batch, seed, store.dataset, blur_voxels
         values = np.concatenate([volume.ravel() for volume in images])
         self.limits = (float(values.min()), float(values.max()))
         counts = np.bincount(
@@ -96,6 +100,8 @@ class LabelledSlices:
             shift = rng.integers(-SHIFT_VOXELS, SHIFT_VOXELS + 1, size=2)
             pad = [(0, int(n - s)) for n, s in zip(shape, self.images[number].shape, strict=True)]
             picture = np.pad(self.images[number], pad, constant_values=self.limits[0])
+            # Half of the draws are below zero, and leave the slice as it is.
+            picture = ndi.gaussian_filter(picture, max(0.0, rng.uniform(-self.blur, self.blur)))
             pictures.append(np.roll(picture, shift, (0, 1)))
             maps.append(np.roll(np.pad(self.labels[number], pad), shift, (0, 1)))
         image = torch.from_numpy(np.stack(pictures))[:, None]
@@ -126,11 +132,11 @@ def train(
 ) -> dict[str, Any]:
     """Train on the training split; weights go to ``model/weights.pt``, a killed training continues."""
     names = store.label_names
-    batches = LabelledSlices(store, options.batch, seed)
+    batches = LabelledSlices(store, options.batch, seed, options.blur_voxels)
     make_deterministic(seed, device, threads, store.dataset, "segmenter", "initial weights")
     count = max(names)
     network = Segmenter(count, options.channels)
-    settings: dict[str, Any] = {**options.model_dump(exclude={"kind", "channels"}), "schedule": "linear"}
+    settings: dict[str, Any] = {**options.model_dump(include={"steps", "batch", "learning_rate"}), "schedule": "linear"}
     budget = TrainingOptions(**settings)
 
     def losses(networks: Networks, batch: dict[str, Tensor], step: int) -> Phases:
@@ -167,8 +173,8 @@ def _digest(batches: LabelledSlices) -> str:
     return digest.hexdigest()
 
 
-def load(model: Path, *, device: str, threads: int) -> Segment:
-    """The trained segmenter as a function."""
+def load(model: Path, *, device: str, threads: int, islands: float = 0.0) -> Segment:
+    """The trained segmenter as a function, its findings :func:`without_islands`."""
     about: Mapping[str, Any] = load_weights(model / "weights.pt")
     torch.set_num_threads(threads)
     network = Segmenter(about["labels"], about["channels"])
@@ -179,6 +185,21 @@ def load(model: Path, *, device: str, threads: int) -> Segment:
         stack = torch.from_numpy(np.ascontiguousarray(image.data, np.float32)).permute(2, 0, 1)[:, None]
         with torch.no_grad():
             logits = network(scaled(stack.to(device), tuple(about["limits"])))
-        return logits.argmax(1).permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+        labels = logits.argmax(1).permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+        return without_islands(labels, islands)
 
     return segment
+
+
+def without_islands(labels: np.ndarray, share: float) -> np.ndarray:
+    """A label map (X, Y, Z) in which pieces of a structure below `share` of its largest one are background.
+
+    Pieces hang together across faces, edges and corners. Both hip bones stay, a stray voxel, which would decide the
+    Hausdorff distance, does not.
+    """
+    kept = labels.copy()
+    for value in np.unique(labels[labels > 0]):
+        pieces, _ = ndi.label(labels == value, np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        kept[np.isin(pieces, 1 + np.flatnonzero(sizes < share * sizes.max()))] = 0
+    return kept
