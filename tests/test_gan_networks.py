@@ -228,6 +228,17 @@ def test_munit_puts_the_content_of_one_and_the_style_of_the_other_together():
     torch.testing.assert_close(random["own_fixed"], made["own_fixed"])
 
 
+@pytest.mark.parametrize("halvings", [1, 2])
+def test_content_codes_at_half_or_a_quarter_of_the_resolution(halvings):
+    munit, unit = (kind(2, channels=2, blocks=2, halvings=halvings) for kind in (Munit, Unit))
+    image = torch.randn(1, 1, 16, 24)
+    size = (2 * 2**halvings, 16 // 2**halvings, 24 // 2**halvings)
+    assert munit.content["fixed"](image).shape[1:] == size
+    assert unit(image, image)["code_fixed"].shape[1:] == size
+    for network in (munit, unit):
+        assert network(image, image)["moving"].shape == image.shape
+
+
 def test_unit_shares_what_is_next_to_the_code():
     network = Unit(2, channels=2, blocks=2, shared=1)
     fixed, moving = torch.randn(2, 3, 1, 16, 16)

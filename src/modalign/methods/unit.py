@@ -55,6 +55,7 @@ class Unit(FeatureTranslation):
             "for demonstrations",
         )
         channels: int = Field(64, ge=1, description="channels at full resolution")
+        halvings: int = Field(2, ge=1, le=2, description="how often the resolution of the content codes is halved")
         blocks: int = Field(4, ge=1, description="residual blocks of each encoder and decoder")
         shared_blocks: int = Field(
             1, ge=0, description="of them, next to the code, shared by both contrasts (1 in the paper, 0 as released)"
@@ -74,7 +75,7 @@ class Unit(FeatureTranslation):
         from modalign.networks.munit import Unit as Network
 
         options = self.options
-        return Network(self.dimension, options.channels, options.blocks, options.shared_blocks)
+        return Network(self.dimension, options.channels, options.blocks, options.shared_blocks, options.halvings)
 
     def _terms(self, generators: "nn.Module", images: Images, step: int) -> "tuple[Images, dict[str, Tensor]]":
         options = self.options

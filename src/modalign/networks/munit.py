@@ -15,25 +15,23 @@ Style = Literal["reference", "random"]
 
 
 class ContentEncoder(nn.Module):
-    """Where things are: (B, 1, *S) to (B, 4 `channels`, *S / 4), instance-normalised.
+    """Where things are: (B, 1, *S) to (B, 2^h `channels`, *S / 2^h), instance-normalised, with h `halvings`.
 
     Args:
         dimension: 2 for slices, 3 for volumes.
         channels: channels at full resolution.
-        blocks: residual blocks at a quarter of it.
+        blocks: residual blocks at the lowest.
+        halvings: how often the resolution is halved.
     """
 
-    def __init__(self, dimension: int, channels: int = 64, blocks: int = 4):
+    def __init__(self, dimension: int, channels: int = 64, blocks: int = 4, halvings: int = 2):
         super().__init__()
+        widths = [channels * 2**k for k in range(halvings + 1)]
         layers: list[nn.Module] = []
-        for before, after, kernel, stride in (
-            (1, channels, 7, 1),
-            (channels, 2 * channels, 4, 2),
-            (2 * channels, 4 * channels, 4, 2),
-        ):
+        for before, after, kernel, stride in ((1, channels, 7, 1), *((a, b, 4, 2) for a, b in pairwise(widths))):
             layers.append(padded_conv(dimension, before, after, kernel, stride, BORDER))
             layers += [*normalisation("instance", dimension, after), nn.ReLU()]
-        layers += [ResidualBlock(dimension, 4 * channels, "instance", BORDER) for _ in range(blocks)]
+        layers += [ResidualBlock(dimension, widths[-1], "instance", BORDER) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -100,7 +98,7 @@ class ImageNorm(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From a content code (and a style code, if ``style > 0``) back to an image in [-1, 1], four times the size.
+    """From a content code (and a style code, if ``style > 0``) back to an image in [-1, 1] at full resolution.
 
     Args:
         dimension: 2 for slices, 3 for volumes.
@@ -108,11 +106,20 @@ class Decoder(nn.Module):
         blocks: residual blocks; AdaIN ones if there is a style.
         style: length of the style code; 0 for none.
         hidden: width of the perceptron that turns it into the AdaIN parameters.
+        halvings: those of the content encoder.
     """
 
-    def __init__(self, dimension: int, channels: int = 64, blocks: int = 4, style: int = 8, hidden: int = 256):
+    def __init__(
+        self,
+        dimension: int,
+        channels: int = 64,
+        blocks: int = 4,
+        style: int = 8,
+        hidden: int = 256,
+        halvings: int = 2,
+    ):
         super().__init__()
-        widest = 4 * channels
+        widest = channels * 2**halvings
         self.style: nn.Sequential | None = None
         if style > 0:
             parameters = blocks * 4 * widest
@@ -123,13 +130,13 @@ class Decoder(nn.Module):
         else:
             self.blocks = nn.ModuleList(ResidualBlock(dimension, widest, "instance", BORDER) for _ in range(blocks))
         layers: list[nn.Module] = []
-        for before in (widest, widest // 2):
+        for before in (widest // 2**k for k in range(halvings)):
             layers += [nn.Upsample(scale_factor=2), padded_conv(dimension, before, before // 2, 5, 1, BORDER)]
             layers += [ImageNorm(dimension, before // 2), nn.ReLU()]
         self.layers = nn.Sequential(*layers, padded_conv(dimension, channels, 1, 7, 1, BORDER), nn.Tanh())
 
     def forward(self, content: Tensor, style: Tensor | None = None) -> Tensor:
-        """The image (B, 1, *4 S)."""
+        """The image (B, 1, *S) of a content code (B, 2^h `channels`, *S / 2^h)."""
         if self.style is None:
             for block in self.blocks:
                 content = block(content)
@@ -148,13 +155,22 @@ class Munit(nn.Module):
     ``style_*_again``, those found in it; ``cycled_*``, images after a translation there and back.
     """
 
-    def __init__(self, dimension: int, channels: int = 64, blocks: int = 4, style: int = 8, hidden: int = 256):
+    def __init__(
+        self,
+        dimension: int,
+        channels: int = 64,
+        blocks: int = 4,
+        style: int = 8,
+        hidden: int = 256,
+        halvings: int = 2,
+    ):
         super().__init__()
         self.style_size = style
         contrasts = ("fixed", "moving")
-        self.content = nn.ModuleDict({c: ContentEncoder(dimension, channels, blocks) for c in contrasts})
+        self.content = nn.ModuleDict({c: ContentEncoder(dimension, channels, blocks, halvings) for c in contrasts})
         self.style = nn.ModuleDict({c: StyleEncoder(dimension, channels, style) for c in contrasts})
-        self.decode = nn.ModuleDict({c: Decoder(dimension, channels, blocks, style, hidden) for c in contrasts})
+        decoder = (dimension, channels, blocks, style, hidden, halvings)
+        self.decode = nn.ModuleDict({c: Decoder(*decoder) for c in contrasts})
         initialise_for_relu(self)
 
     def forward(
@@ -191,14 +207,16 @@ class Unit(nn.Module):
         channels: channels at full resolution.
         blocks: residual blocks of each encoder and decoder.
         shared: how many of them, next to the code, are the same for both contrasts.
+        halvings: how often encoders halve the resolution.
     """
 
-    def __init__(self, dimension: int, channels: int = 64, blocks: int = 4, shared: int = 1):
+    def __init__(self, dimension: int, channels: int = 64, blocks: int = 4, shared: int = 1, halvings: int = 2):
         super().__init__()
-        contrasts = ("fixed", "moving")
-        self.encode = nn.ModuleDict({c: ContentEncoder(dimension, channels, blocks - shared) for c in contrasts})
-        self.decode = nn.ModuleDict({c: Decoder(dimension, channels, blocks - shared, style=0) for c in contrasts})
-        one = [ResidualBlock(dimension, 4 * channels, "instance", BORDER) for _ in range(2 * shared)]
+        own, contrasts = blocks - shared, ("fixed", "moving")
+        self.encode = nn.ModuleDict({c: ContentEncoder(dimension, channels, own, halvings) for c in contrasts})
+        self.decode = nn.ModuleDict({c: Decoder(dimension, channels, own, 0, halvings=halvings) for c in contrasts})
+        widest = channels * 2**halvings
+        one = [ResidualBlock(dimension, widest, "instance", BORDER) for _ in range(2 * shared)]
         self.shared_encode, self.shared_decode = nn.Sequential(*one[:shared]), nn.Sequential(*one[shared:])
         initialise_for_relu(self)
 
