@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from archive_files import SHAPE, index, labels, pairs, scan, synthrad
 
-from modalign.datasets.check import overlap
+from modalign.datasets.check import have_common_points
 from modalign.datasets.index import read_index
 from modalign.errors import DataError
 from modalign.spatial.fields import write_itk_field
@@ -159,13 +159,13 @@ def test_overlap_of_grids_that_touch_and_of_rotated_ones(oblique_grid):
     touching.affine[0, 3] += 10
     near = Grid(one.shape, one.affine.copy())
     near.affine[0, 3] += 9.9
-    assert not overlap(one, touching)
-    assert overlap(one, near)
+    assert not have_common_points(one, touching)
+    assert have_common_points(one, near)
     # The boxes around both along the axes overlap; the grids themselves lie side by side.
-    assert not overlap(one, oblique_grid)
+    assert not have_common_points(one, oblique_grid)
     affine = oblique_grid.affine.copy()
     affine[:3, 3] = -affine[:3, :3] @ [19.5, 17.5, 9.5]  # its middle in the middle of the other
-    assert overlap(one, Grid(oblique_grid.shape, affine))
+    assert have_common_points(one, Grid(oblique_grid.shape, affine))
 
 
 def rotated(grid: Grid, degrees: float, centre_mm: tuple[float, float, float]) -> Grid:
@@ -194,7 +194,7 @@ def test_overlap_of_oblique_grids(second, expected):
     plate = axis_aligned((40, 4, 4), (1, 1, 1))
     first = rotated(plate, 45.0, (0.0, 0.0, 0.0))
     other = rotated(plate, *second)
-    assert overlap(first, other) == overlap(other, first) == expected
+    assert have_common_points(first, other) == have_common_points(other, first) == expected
 
 
 def test_the_voxel_size_is_compared_axis_by_axis(tmp_path):

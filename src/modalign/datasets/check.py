@@ -49,7 +49,7 @@ def check_case(case: CaseFiles, layout: Layout, labels: dict[int, str], frames: 
             found.facts |= _facts(role, path, image.grid)
     if case.fixed.is_file() and found.facts.get("fixed_sha256", "") == found.facts.get("moving_sha256"):
         found.problems.append(f"{case.fixed} and {case.moving} are the same scan: name the moving one")
-    if len(grids) == 2 and frames == "related" and not overlap(grids["fixed"], grids["moving"]):
+    if len(grids) == 2 and frames == "related" and not have_common_points(grids["fixed"], grids["moving"]):
         found.problems.append(
             f"{case.fixed} and {case.moving} don't overlap in world space. If they have no common frame, "
             "set the reader's option `frames: centred`; otherwise correct the header of one of them"
@@ -70,7 +70,7 @@ def check_case(case: CaseFiles, layout: Layout, labels: dict[int, str], frames: 
     return found
 
 
-def overlap(first: Grid, second: Grid) -> bool:
+def have_common_points(first: Grid, second: Grid) -> bool:
     """Whether two grids, which may be oblique to each other, have points in common.
 
     Two boxes are apart if and only if their shadows on one of 15 axes are: the normals of the faces of either, and
