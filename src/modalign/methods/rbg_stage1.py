@@ -56,7 +56,8 @@ class RbgStage1(Translation):
                 "clip": 0.5,
                 "channels": 16,
                 "hidden": 32,
-                "padain_factor": 8,
+                # Pixels of some 7 mm: as many mm as the paper's 32
+                "padain_factor": 4,
                 "vgg_width": 16,
                 "contextual_layers": ("conv1_1", "conv1_2", "conv2_2"),
                 "nce_weight": 2.0,

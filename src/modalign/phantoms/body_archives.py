@@ -147,13 +147,14 @@ def write_goldatlas(folder: Path, patient: int, size: Size, seed: int) -> None:
         )
 
 
-def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -> None:
+def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int, shading: float = 0.2) -> None:
     """Write one patient of Learn2Reg Abdomen MR-CT: ``AbdomenMRCT/images{Tr,Ts}/AbdomenMRCT_<id>_<modality>.nii.gz``.
 
     Modality 0000 is the MR (T1w), 0001 the CT; `labels..` and `masks..` hold files of the same names, with labels
     1 liver, 2 spleen, 3 kidney_right, 4 kidney_left. Ids up to 0008 belong to ``Tr``, the rest to ``Ts``. Both scans
     share one grid of `size` voxels over 384 x 320 x 384 mm: 192 x 160 x 192 voxels are the archive's 2 mm. The scans
     are one breath apart: liver, spleen and kidneys lie at different heights. Half of the CT are too dark in the middle.
+    `shading` is the largest share by which the coils make the MR too dark or too bright.
     """
     archive = "learn2reg-abdomen-mr-ct"
     case, part = f"{patient + 1:04d}", "Tr" if patient < 8 else "Ts"
@@ -176,7 +177,7 @@ def write_learn2reg_abdomen(folder: Path, patient: int, size: Size, seed: int) -
     uncorrected = generator(seed, archive, str(patient), "beam hardening")
     hardening = float(uncorrected.uniform(8, 20)) if uncorrected.random() < 0.5 else 0.0
     images = {
-        "0000": mr_scan(pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(30, 50)), bias=0.2),
+        "0000": mr_scan(pair.signal(pair.fixed, values), grid, noise, snr=float(noise.uniform(30, 50)), bias=shading),
         "0001": ct_scan(pair, pair.moving, noise, noise_hu=(11, 18), beam_hardening=hardening),
     }
     chosen = abdomen_label_of(body.anatomy)
