@@ -25,7 +25,8 @@ CONTRADICTION = Footnote(
 SEGMENTED = Footnote(
     "The paper segments the aligned CT with TotalSegmentator and compares with manually refined masks of the MR. Where "
     "TotalSegmentator isn't there, a small U-Net that was trained on the unaligned CTs of the training patients and "
-    "their contours takes its place; on phantoms the MR's contours are true."
+    "their contours takes its place (pieces below a tenth of a structure's largest one are dropped); on phantoms the "
+    "MR's contours are true."
 )
 
 
