@@ -5,7 +5,9 @@
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,14 +22,14 @@ class Strip:
 
     Attributes:
         dataset: as the configuration calls it.
-        title: what is aligned with what.
+        fixed: the modality that stays.
         window: HU shown as black and white.
         largest: HU of the strongest colour of the differences.
         methods: variant and what it is called here.
     """
 
     dataset: str
-    title: str
+    fixed: str
     window: tuple[float, float]
     largest: float
     methods: tuple[tuple[str, str], ...]
@@ -36,7 +38,7 @@ class Strip:
 STRIPS = (
     Strip(
         "synthrad2023-mr-ct-pelvis",
-        "Pelvis: CT to MR",
+        "MR",
         (-160.0, 66.0),
         250.0,
         (
@@ -49,7 +51,7 @@ STRIPS = (
     ),
     Strip(
         "cermep-t1-ct",
-        "Head: CT to T1",
+        "T1",
         (-450.0, 1050.0),
         850.0,
         (
@@ -61,6 +63,22 @@ STRIPS = (
         ),
     ),
 )
+
+
+def _show(
+    axis: Any,
+    image: np.ndarray,
+    title: str,
+    limits: tuple[float, float],
+    *,
+    slice_at: int,
+    aspect: float,
+    colours: str = "gray",
+) -> None:
+    # Radiological display: the patient's right is on the left.
+    shown = image[::-1, :, slice_at].T
+    axis.imshow(shown, cmap=colours, vmin=limits[0], vmax=limits[1], origin="lower", aspect=aspect)
+    axis.set_title(title, fontsize=8)
 
 
 def draw(results: Path, path: Path) -> None:
@@ -79,15 +97,9 @@ def draw(results: Path, path: Path) -> None:
         mask = np.ones(truth.shape, bool) if case.measured_in is None else case.measured_in.data > 0
         aspect = case.fixed.spacing[1] / case.fixed.spacing[0]
 
-        def show(axis, image, title, limits, colours="gray", z=z, aspect=aspect):  # type: ignore[no-untyped-def]
-            # Radiological display: the patient's right is on the left.
-            axis.imshow(
-                image[::-1, :, z].T, cmap=colours, vmin=limits[0], vmax=limits[1], origin="lower", aspect=aspect
-            )
-            axis.set_title(title, fontsize=8)
-
         seen = np.percentile(case.fixed.data, (1, 99.5))
-        show(above[0], case.fixed.data, strip.title.split(" to ")[1] + ", fixed", seen)
+        show = partial(_show, slice_at=z, aspect=float(aspect))
+        show(above[0], case.fixed.data, f"{strip.fixed}, fixed", (float(seen[0]), float(seen[1])))
         show(above[1], truth, "truth", strip.window)
         images = [("identity", "not aligned"), *strip.methods]
         for n, (variant, name) in enumerate(images, start=2):
@@ -95,8 +107,8 @@ def draw(results: Path, path: Path) -> None:
             image = to_hu(aligned.data)
             error = np.where(mask, image - truth, 0)
             show(above[n], image, name, strip.window)
-            limits = (-strip.largest, strip.largest)
-            show(below[n], error, f"{np.abs(error[mask]).mean():.0f} HU off", limits, "PuOr")
+            off = f"{np.abs(error[mask]).mean():.0f} HU off"
+            show(below[n], error, off, (-strip.largest, strip.largest), colours="PuOr")
     for axis in axes.flat:
         axis.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
