@@ -44,8 +44,8 @@ def test_unknown_reader_and_options_are_refused_with_what_there_is():
         reader("synthrad2023").parse({"area": "pelvis"})
     with pytest.raises(ConfigError, match=r"option 'region' of reader synthrad2023 is 'thorax'.*'brain' or 'pelvis'"):
         reader("synthrad2023").parse({"region": "thorax"})
-    with pytest.raises(ConfigError, match="fixed and moving of reader brats are both t2: choose two contrasts"):
-        reader("brats").parse({"moving": "t2"})
+    with pytest.raises(ConfigError, match="`pairs` counts pairs of different patients, but fixed is t2 and moving t1"):
+        reader("brats").parse({"pairs": 5})
     with pytest.raises(ConfigError, match="needs the option 'fixed': modality of the scans in column"):
         reader("pairs").parse({"moving": "ct"})
 

@@ -51,7 +51,7 @@ class Intensity:
 
 @dataclass(eq=False)
 class Case:
-    """A pair of scans of one patient, with whatever is known about it.
+    """A pair of scans, of one patient unless the data set pairs different ones, with whatever is known about it.
 
     `fixed` (the papers' input x) stays as it is; `moving` (their reference y) is to be aligned with it. Both may lie
     on their own grids. `true_field` is (3, X, Y, Z) in voxels of the fixed grid, array axis order, with

@@ -7,7 +7,7 @@ rule make_phantom:
         "results/benchmarks/make_phantom/{archive}.jsonl"
     priority: urgency_of_archive
     conda:
-        "../../envs/core.yaml"
+        "../../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=4000,

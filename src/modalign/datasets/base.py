@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from modalign.errors import ConfigError, DataError
 from modalign.files import walk
@@ -70,6 +70,27 @@ class ReaderOptions(BaseModel):
     )
 
 
+class BetweenPatients(ReaderOptions):
+    """Options of readers that also pair different patients, where `fixed` and `moving` are one contrast."""
+
+    pairs: int | None = Field(
+        None,
+        ge=1,
+        description="if fixed and moving are one contrast, different patients are paired: how many pairs to keep of the "
+        "validation and of the test split, those whose contours overlap most; default: all",
+    )
+
+    @model_validator(mode="after")
+    def _of_one_contrast(self) -> "BetweenPatients":
+        fixed, moving = getattr(self, "fixed", None), getattr(self, "moving", None)
+        if self.pairs and fixed != moving:
+            raise ValueError(
+                f"`pairs` counts pairs of different patients, but fixed is {fixed} and moving {moving}: leave it out, or "
+                "set both to one contrast"
+            )
+        return self
+
+
 @dataclass(frozen=True)
 class Layout:
     """What the published scans of a data set have in common; None where nothing is known or nothing is in common.
@@ -100,6 +121,8 @@ class Reader:
         list_cases: (folder, options) -> the cases, in the order of their ids.
         layout: what to expect of the scans.
         notes: what a user of the data has to know, such as contours that only one of the scans has.
+        pairs_patients: whether it lists single scans, of which pairs of different patients are to be made
+            (:mod:`modalign.datasets.pairing`).
     """
 
     name: str
@@ -110,6 +133,7 @@ class Reader:
     list_cases: Callable[[Path, Any], list[CaseFiles]]
     layout: Callable[[Any], Layout] = lambda options: Layout()
     notes: Callable[[Any], list[str]] = lambda options: []
+    pairs_patients: Callable[[Any], bool] = lambda options: False
 
     def parse(self, options: Mapping[str, Any] | None) -> Any:
         """The options, checked.

@@ -3,20 +3,21 @@
 Menze et al., IEEE TMI 2015, doi 10.1109/TMI.2014.2377694. A case is a folder with ``<case>_{t1,t1ce,t2,flair,seg}``
 (2019 to 2021; .nii in 2020) or ``<case>-{t1n,t1c,t2w,t2f,seg}`` (2023). As everything is aligned, a registration task
 needs a misalignment that is put in on purpose, and one segmentation holds for both scans: by default as one mask of the
-whole tumour, which is what IMSE measures Dice on (its code sets every label above 0 to 1).
+whole tumour, which is what IMSE measures Dice on (its code sets every label above 0 to 1). With one contrast on both
+sides, different patients are paired.
 """
 
 import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from modalign.datasets.base import (
+    BetweenPatients,
     CaseFiles,
     Layout,
     Reader,
-    ReaderOptions,
     image_file,
     nothing_found,
     one_per_case,
@@ -37,21 +38,15 @@ _CASES = {"2019": 335}
 Contrast = Literal["t1", "t2", "flair"]
 
 
-class Options(ReaderOptions):
+class Options(BetweenPatients):
     """Which release, and which two contrasts."""
 
     release: Literal["2019", "2020", "2021", "2023"] = Field("2019", description="the year, which sets the file names")
-    fixed: Contrast = Field("t2", description="contrast that stays; IMSE registers both ways")
+    fixed: Contrast = Field("t2", description="contrast that stays; IMSE registers both ways, and T1 with T1")
     moving: Contrast = Field("t1", description="contrast to be aligned")
     labels: Literal["whole", "regions"] = Field(
         "whole", description="the whole tumour as one structure, or necrotic core, edema and enhancing tumour apart"
     )
-
-    @model_validator(mode="after")
-    def _two_contrasts(self) -> "Options":
-        if self.fixed == self.moving:
-            raise ValueError(f"fixed and moving of reader brats are both {self.fixed}: choose two contrasts")
-        return self
 
 
 def list_cases(folder: Path, options: Options) -> list[CaseFiles]:
@@ -126,5 +121,10 @@ READER = Reader(
         shape=(240, 240, 155),
         cases=_CASES.get(options.release),
     ),
-    notes=lambda options: ["The scans of a case are aligned: misalign them on purpose before registering them."],
+    notes=lambda options: (
+        []
+        if options.fixed == options.moving
+        else ["The scans of a case are aligned: misalign them on purpose before registering them."]
+    ),
+    pairs_patients=lambda options: options.fixed == options.moving,
 )

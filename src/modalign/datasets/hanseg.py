@@ -2,20 +2,21 @@
 
 Podobnik et al., Med Phys 2023, doi 10.1002/mp.16197. A case is a folder ``set_1/case_01`` with
 ``case_01_IMG_{CT,MR_T1}.nrrd`` and ``case_01_OAR_<structure>.seg.nrrd``. The scans are not registered, and the MR has
-no contours: Dice needs a second set of masks on the MR grid, which the user names with `mr_labels`.
+no contours: Dice needs a second set of masks on the MR grid, which the user names with `mr_labels`. With CT on both
+sides, or MR, different patients are paired.
 """
 
 import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from modalign.datasets.base import (
+    BetweenPatients,
     CaseFiles,
     Layout,
     Reader,
-    ReaderOptions,
     image_file,
     nothing_found,
     one_per_case,
@@ -26,10 +27,10 @@ from modalign.errors import DataError
 _CASE = re.compile(r"case_\d{2}")
 
 
-class Options(ReaderOptions):
+class Options(BetweenPatients):
     """Direction and structures."""
 
-    fixed: Literal["mr", "ct"] = Field("mr", description="scan that stays; IMSE registers both ways")
+    fixed: Literal["mr", "ct"] = Field("mr", description="scan that stays; IMSE registers both ways, and CT with CT")
     moving: Literal["mr", "ct"] = Field("ct", description="scan to be aligned")
     structures: tuple[str, ...] = Field(
         ("Parotid_L", "Parotid_R"), description="contours to read, as in the file names, in the order of their labels"
@@ -44,12 +45,6 @@ class Options(ReaderOptions):
         if len(set(structures)) < len(structures) or not structures:
             raise ValueError("name each structure once, and at least one")
         return structures
-
-    @model_validator(mode="after")
-    def _two_scans(self) -> "Options":
-        if self.fixed == self.moving:
-            raise ValueError(f"fixed and moving of reader hanseg are both {self.fixed}: one is mr, the other ct")
-        return self
 
 
 def list_cases(folder: Path, options: Options) -> list[CaseFiles]:
@@ -93,13 +88,14 @@ def _masks(files: list[Path], case: str, options: Options) -> tuple[tuple[str, P
 
 
 def _layout(options: Options) -> Layout:
-    ct = "fixed" if options.fixed == "ct" else "moving"
-    return Layout({ct: (0.62, 0.62, 2.0)}, tolerance=0.25, cases=42)
+    roles = {"fixed": options.fixed, "moving": options.moving}
+    on_ct = {role: (0.62, 0.62, 2.0) for role, modality in roles.items() if modality == "ct"}
+    return Layout(on_ct, tolerance=0.25, cases=42)
 
 
 def _notes(options: Options) -> list[str]:
-    notes = ["CT and MR are not registered to each other."]
-    if options.mr_labels is None:
+    notes = [] if options.fixed == options.moving else ["CT and MR are not registered to each other."]
+    if options.mr_labels is None and "mr" in (options.fixed, options.moving):
         notes.append(
             "Contours exist on the CT alone, so Dice and HD95 can't be computed: "
             "to have them, name a folder of masks on the MR grid with the option `mr_labels`."
@@ -116,4 +112,5 @@ READER = Reader(
     list_cases=list_cases,
     layout=_layout,
     notes=_notes,
+    pairs_patients=lambda options: options.fixed == options.moving,
 )

@@ -16,6 +16,7 @@ from modalign.datasets.base import CaseFiles, LabelFiles, Layout
 from modalign.datasets.check import Findings, check_case
 from modalign.datasets.download import unfinished
 from modalign.datasets.labels import is_stack, read_stack
+from modalign.datasets.pairing import pair_patients
 from modalign.datasets.phantom_truth import asked_for, is_truth, only, phantom_record, true_labels, with_truth
 from modalign.datasets.registry import Archive, archive, describe_missing
 from modalign.datasets.splits import draw_split, some
@@ -93,10 +94,19 @@ def index_dataset(
         truth = true_labels(folder, cases)
     kept = asked_for(truth, labels)
     drawn = draw_split(cases, split, seed, dataset, max_cases, folder, key)
-    used = [case for case in cases if case.case in drawn.of_case]
-    check = partial(check_case, layout=layout, labels=truth or labels, frames=parsed.frames)
+    used, split_of = [case for case in cases if case.case in drawn.of_case], drawn.of_case
+    if len(used) < len(cases):
+        notes.append(f"{len(cases) - len(used)} of {len(cases)} cases are in no split and aren't used.")
+    frames, between_patients = parsed.frames, layout_reader.pairs_patients(parsed)
+    if between_patients:
+        # Two patients have no common frame but, as in BraTS, that of an atlas, whose grid has one centre.
+        frames = "centred"
+        used, split_of, choice = pair_patients(used, split_of, truth or labels, set(kept), parsed.pairs)
+        notes += choice
+    check = partial(check_case, layout=layout, labels=truth or labels, frames=frames)
     findings = list(_shown(_mapped(check, used, workers), f"checking {dataset}", len(used)))
-    problems = [problem for found in findings for problem in found.problems] + _twice(findings)
+    problems = [problem for found in findings for problem in found.problems]
+    problems += _twice(findings, split_of if between_patients else {})
     if problems:
         raise DataError(_listed(dataset, folder, problems))
     values = sorted(set().union(*(found.label_values for found in findings)))
@@ -107,12 +117,10 @@ def index_dataset(
     )
     if labels_promised:
         notes += _without_contours(used, labels_promised)
-    if len(used) < len(cases):
-        notes.append(f"{len(cases) - len(used)} of {len(cases)} cases are in no split and aren't used.")
     # cases.tsv marks the index as complete, so that an index that is being replaced can't be taken for a finished one.
     (out / "cases.tsv").unlink(missing_ok=True)
     reduced = kept if kept != truth else None
-    rows = [_row(found, drawn.of_case[found.case.case], folder, out, reduced) for found in findings]
+    rows = [_row(found, split_of[found.case.case], folder, out, reduced) for found in findings]
     record = {
         "dataset": dataset,
         "reader": reader,
@@ -122,7 +130,8 @@ def index_dataset(
         "source": "phantom" if phantom else "real",
         "fixed_modality": modalities[0],
         "moving_modality": modalities[1],
-        "frames": parsed.frames,
+        "frames": frames,
+        "between_patients": between_patients,
         "labels": {str(value): labels[value] for value in sorted(labels)},
         **_provenance(archive(key) if key else None, phantom, parsed),
         "split_rule": drawn.rule,
@@ -207,8 +216,8 @@ def _shown(findings: Iterator[Findings], title: str, total: int) -> Iterable[Fin
     return track(findings, title, total, console=Console(stderr=True))
 
 
-def _twice(findings: Sequence[Findings]) -> list[str]:
-    """A scan that two cases share could be trained on and tested on."""
+def _twice(findings: Sequence[Findings], split_of: Mapping[str, str]) -> list[str]:
+    """A scan that two cases share could be trained on and tested on, unless `split_of` has them in one split."""
     first: dict[str, tuple[str, Path]] = {}
     problems = []
     for found in findings:
@@ -218,7 +227,7 @@ def _twice(findings: Sequence[Findings]) -> list[str]:
             if digest is None:
                 continue
             other, other_path = first.setdefault(digest, (case.case, path))
-            if other != case.case:
+            if other != case.case and (not split_of or split_of[other] != split_of[case.case]):
                 problems.append(
                     f"{path} (case {case.case}) and {other_path} (case {other}) are the same file: leave one case out"
                 )

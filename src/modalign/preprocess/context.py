@@ -21,6 +21,7 @@ class StepContext:
         moving: modality of the moving scans.
         archive: the registry's key of the archive that the data are of; empty for one's own.
         centred: whether the scans have no common frame, so that their centres are to be put together.
+        between_patients: whether fixed and moving are scans of different patients.
         seed: seeds everything random.
         step: name of the step at work, for seeds and fitted values.
         fitted: per step name and side, what was fitted.
@@ -31,6 +32,7 @@ class StepContext:
     moving: str
     archive: str = ""
     centred: bool = False
+    between_patients: bool = False
     seed: int = 0
     step: str = ""
     fitted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

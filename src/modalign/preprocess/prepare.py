@@ -111,6 +111,7 @@ def prepare_rows(
         moving=info["moving_modality"],
         archive=info.get("archive", ""),
         centred=info.get("frames") == "centred",
+        between_patients=info.get("between_patients", False),
         seed=seed,
     )
     fitted: dict[str, dict[str, Any]] = {}

@@ -144,11 +144,11 @@ def assume_aligned(case: Case, context: StepContext, *, when: str = "always") ->
     """Take the scans as aligned where the data set gives no truth: zero field, moving itself as the true image.
 
     `when`: ``always``, ``never``, or ``same_family`` (MR with MR, CT with CBCT; BraTS and IXI are aligned, MR-CT
-    isn't).
+    isn't). Scans of different patients never are.
     """
     if when not in ("always", "never", "same_family"):
         raise ConfigError(f"step {context.step}: when is {when!r}; write always, never or same_family")
-    if when == "never" or (when == "same_family" and len(context.sides("ct")) == 1):
+    if when == "never" or context.between_patients or (when == "same_family" and len(context.sides("ct")) == 1):
         return case, {"assumed": False}
     if case.true_field is not None or case.true_image is not None:
         return case, {"assumed": False}
