@@ -66,7 +66,7 @@ def test_the_centres_of_two_patients_grids_are_put_together(tmp_path):
 
 
 def test_in_training_every_patient_is_fixed_once_and_moving_once(tmp_path):
-    starts = {number: (0, 0, 0) for number in range(1, 8)}
+    starts = dict.fromkeys(range(1, 8), (0, 0, 0))
     info, rows = one_contrast(tumours(tmp_path / "data", starts), tmp_path / "index", {"train": 5, "test": 2})
     train = short(row for row in rows if row["split"] == "train")
     test = short(row for row in rows if row["split"] == "test")

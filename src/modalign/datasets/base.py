@@ -76,8 +76,8 @@ class BetweenPatients(ReaderOptions):
     pairs: int | None = Field(
         None,
         ge=1,
-        description="if fixed and moving are one contrast, different patients are paired: how many pairs to keep of the "
-        "validation and of the test split, those whose contours overlap most; default: all",
+        description="if fixed and moving are one contrast, different patients are paired: how many pairs to keep of "
+        "the validation and of the test split, those whose contours overlap most; default: all",
     )
 
     @model_validator(mode="after")
@@ -85,8 +85,8 @@ class BetweenPatients(ReaderOptions):
         fixed, moving = getattr(self, "fixed", None), getattr(self, "moving", None)
         if self.pairs and fixed != moving:
             raise ValueError(
-                f"`pairs` counts pairs of different patients, but fixed is {fixed} and moving {moving}: leave it out, or "
-                "set both to one contrast"
+                f"`pairs` counts pairs of different patients, but fixed is {fixed} and moving {moving}: leave it out, "
+                "or set both to one contrast"
             )
         return self
 
