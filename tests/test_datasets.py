@@ -54,6 +54,7 @@ def test_synthrad_skips_the_overview_other_regions_and_the_truth_of_phantoms(tmp
     synthrad(tmp_path, "1PC002", "1PA001")
     scan(tmp_path / "Task1/brain/1BA001/mr.nii.gz")
     scan(tmp_path / "modalign-truth/pelvis/1PA009/mr.nii.gz")
+    scan(tmp_path / "__MACOSX/Task1/pelvis/1PA001/mr.nii.gz")
     cases = listed("synthrad2023", tmp_path)
     assert ids(cases) == ["1PA001", "1PC002"]
     folder = tmp_path / "Task1/pelvis/1PA001"
@@ -149,7 +150,8 @@ def test_hanseg_has_contours_on_ct_alone_unless_mr_labels_are_given(tmp_path):
     record, (row,) = index(folder, "hanseg", options={"expected_cases": 1})
     assert (row["fixed_labels"], row["fixed"]) == ("", "HaN-Seg/set_1/case_01/case_01_IMG_MR_T1.nrrd")
     prefix = "HaN-Seg/set_1/case_01/case_01_OAR_"
-    assert row["moving_labels"] == f"parotid_l={prefix}Parotid_L.seg.nrrd;parotid_r={prefix}Parotid_R.seg.nrrd"
+    masks = {"parotid_l": f"{prefix}Parotid_L.seg.nrrd", "parotid_r": f"{prefix}Parotid_R.seg.nrrd"}
+    assert json.loads(row["moving_labels"]) == masks
     assert record["labels"] == {"1": "parotid_l", "2": "parotid_r"}
     assert any("on the CT alone" in note and "`mr_labels`" in note for note in record["notes"])
     assert label_files(row["moving_labels"], folder)[1] == ("parotid_r", folder / f"{prefix}Parotid_R.seg.nrrd")
@@ -173,7 +175,8 @@ def test_goldatlas_deforms_mr_onto_ct_with_masks_of_both(tmp_path):
         labels(folder / f"mr_{organ}.nii.gz", 1, spacing=(1.1, 1.1, 2))
     record, (row,) = index(tmp_path / "data", "goldatlas", options={"expected_cases": 1})
     assert (row["case"], row["fixed"], row["moving"]) == ("1_01_P", "1_01_P/ct.nii.gz", "1_01_P/mr_T2.nii.gz")
-    assert row["fixed_labels"] == "bladder=1_01_P/ct_bladder.nii.gz;rectum=1_01_P/ct_rectum.nii.gz"
+    masks = {"bladder": "1_01_P/ct_bladder.nii.gz", "rectum": "1_01_P/ct_rectum.nii.gz"}
+    assert json.loads(row["fixed_labels"]) == masks
     assert (record["fixed_modality"], record["moving_modality"]) == ("ct", "mr")
     assert record["labels"] == {"1": "bladder", "2": "prostate", "3": "rectum"}
     (tmp_path / "raw").mkdir()

@@ -42,20 +42,19 @@ def short(rows):
 
 
 def test_the_two_patients_whose_contours_overlap_most_become_a_pair(tmp_path):
-    # 1 and 4 share all, 2 and 6 two thirds, 3 and 5 nothing.
+    # 1 and 4 share all, 2 and 6 two thirds, 3 and 5 nothing, so that these are no pair.
     starts = {1: (0, 0, 0), 2: (4, 0, 0), 3: (8, 5, 0), 4: (0, 0, 0), 5: (8, 0, 3), 6: (5, 0, 0)}
     info, rows = one_contrast(tumours(tmp_path / "data", starts), tmp_path / "index", {"test": 6})
-    assert short(rows) == [(4, 1), (6, 2), (5, 3)]
+    assert short(rows) == [(4, 1), (6, 2)]
     first = rows[0]
     assert first["fixed"] == "BraTS2021_00001/BraTS2021_00001_t1.nii.gz"
     assert first["moving"] == "BraTS2021_00004/BraTS2021_00004_t1.nii.gz"
     assert first["fixed_labels"].endswith("00001_seg.nii.gz")
     assert first["moving_labels"].endswith("00004_seg.nii.gz")
-    assert "Dice 0.00 to 1.00" in " ".join(info["notes"])
-    info, rows = one_contrast(tmp_path / "data", tmp_path / "two", {"test": 6}, pairs=2)
-    assert short(rows) == [(4, 1), (6, 2)]
     assert "2 pairs of 6 patients" in " ".join(info["notes"])
     assert "Dice 0.67 to 1.00" in " ".join(info["notes"])
+    _, rows = one_contrast(tmp_path / "data", tmp_path / "one", {"test": 6}, pairs=1)
+    assert short(rows) == [(4, 1)]
 
 
 def test_the_centres_of_two_patients_grids_are_put_together(tmp_path):
@@ -87,16 +86,26 @@ def test_scans_of_one_patient_are_no_pair(tmp_path):
 
 
 def test_a_patient_without_contours_is_in_no_pair_and_one_patient_is_too_few(tmp_path):
-    tumours(tmp_path / "data", {1: (0, 0, 0), 2: (4, 0, 0), 3: None})
+    tumours(tmp_path / "data", {1: (0, 0, 0), 2: (2, 0, 0), 3: None})
     info, rows = one_contrast(tmp_path / "data", tmp_path / "index", {"test": 3})
     assert short(rows) == [(2, 1)]
     assert any("lack of contours: BraTS2021_00003" in note for note in info["notes"])
-    with pytest.raises(DataError, match="the test split has 1 patients, too few with contours for a pair of two"):
-        one_contrast(tmp_path / "data", tmp_path / "alone", {"test": 1})
+    for split in ({"test": 1}, {"test": 2, "validation": 1}):
+        with pytest.raises(DataError, match=r"no two patients of the \w+ split \(BraTS2021_0000\d.*\) make a pair"):
+            one_contrast(tmp_path / "data", tmp_path / "alone", split)
+
+
+def test_all_contours_that_cannot_be_read_are_listed(tmp_path):
+    tumours(tmp_path / "data", {1: (0, 0, 0), 2: (1, 0, 0), 3: (2, 0, 0)})
+    for number in (1, 3):
+        path = tmp_path / f"data/BraTS2021_{number:05d}/BraTS2021_{number:05d}_seg.nii.gz"
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"(?s)pairs of patients can't be chosen:.*00001_seg.*00003_seg"):
+        one_contrast(tmp_path / "data", tmp_path / "index", {"test": 3})
 
 
 def test_different_patients_are_never_taken_as_aligned(tmp_path):
-    tumours(tmp_path / "data", {1: (0, 0, 0), 2: (4, 0, 0)})
+    tumours(tmp_path / "data", {1: (0, 0, 0), 2: (2, 0, 0)})
     info, (row,) = one_contrast(tmp_path / "data", tmp_path / "index", {"test": 2})
     assert json.loads((tmp_path / "index" / "dataset.json").read_text())["between_patients"]
     case = load_raw(info, row)

@@ -194,3 +194,4 @@ def test_single_cases_are_read_out_of_a_zip_on_the_server(server, tmp_path, monk
         pytest.raises(DataError, match=r"comes as t.tar, of which no single cases can be fetched: fetch it all"),
     ):
         fetch("toy", tmp_path / "third", accept_licence=True, max_cases=2)
+    assert not download.unfinished(tmp_path / "third")

@@ -20,8 +20,8 @@ class TestTable:
     def test_as_text(self, tmp_path):
         write_metrics(tmp_path / "t.tsv", self.ROWS[:1])
         assert (tmp_path / "t.tsv").read_text() == (
-            "dataset\tmethod\tseed\tcase\tslice\tstructure\tmetric\tvalue\n"
-            "toy\tsyn-rbg\t0\tp1\t3\t\tgc\t0.30000000000000004\n"
+            "dataset\tmethod\tseed\tcase\tslice\tstructure\tmetric\tvalue\tpatient\n"
+            "toy\tsyn-rbg\t0\tp1\t3\t\tgc\t0.30000000000000004\t\n"
         )
 
     def test_broken_files(self, tmp_path):

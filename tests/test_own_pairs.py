@@ -14,12 +14,14 @@ import scipy.ndimage as ndi
 import yaml
 from archive_files import SHAPE, index, labels, listed, pairs, scan
 
+from modalign.datasets import reader
 from modalign.datasets.base import CaseFiles
 from modalign.datasets.index import COLUMNS
 from modalign.datasets.labels import read_labels, stacked_masks
 from modalign.datasets.watch import folder_stamp
-from modalign.errors import DataError
+from modalign.errors import ConfigError, DataError
 from modalign.metrics.table import read_metrics
+from modalign.preprocess.load import load_raw
 from modalign.volumes import Grid, Volume, axis_aligned, to_sitk
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +107,42 @@ def test_pairs_csv_mistakes_are_listed_together(tmp_path):
     (tmp_path / "pairs.csv").write_text("Case, Fixed, Moving\na, x.nii, y.nii\n")
     (case,) = listed("pairs", tmp_path, fixed="mr", moving="ct")
     assert case == CaseFiles("a", tmp_path / "x.nii", tmp_path / "y.nii")
+
+
+def test_a_patients_cases_may_share_a_scan_within_one_split(tmp_path):
+    folder = tmp_path / "mine"
+    for name in ("ct", "cbct1", "cbct2"):
+        scan(folder / f"{name}.nii.gz")
+    rows = [{"case": f"a{i}", "patient": "a", "fixed": f"cbct{i}.nii.gz", "moving": "ct.nii.gz"} for i in (1, 2)]
+    _, found = index(folder, "pairs", options=pairs(folder, rows))
+    assert [(row["case"], row["patient"], row["moving"]) for row in found] == [
+        ("a1", "a", "ct.nii.gz"),
+        ("a2", "a", "ct.nii.gz"),
+    ]
+    for row in rows:
+        row["patient"] = row["case"]
+    with pytest.raises(DataError, match=r"are the same file: .* or, if both are of one patient, say so .* `patient`"):
+        index(folder, "pairs", options=pairs(folder, rows))
+
+
+def test_the_background_is_no_structure():
+    for labels_of, message in (
+        ({0: "background", 1: "liver"}, "0 is the background"),
+        ({1: "a", 2: "a"}, "of its own"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            reader("pairs").parse({"fixed": "mr", "moving": "ct", "labels": labels_of})
+
+
+def test_paths_may_have_any_character(tmp_path):
+    folder = tmp_path / "run=3;b"
+    for name in ("f", "m"):
+        scan(folder / f"patient=01/{name}.nii.gz")
+    labels(folder / "patient=01/seg.nii.gz", 1)
+    row = {"case": "a", "fixed": "patient=01/f.nii.gz", "moving": "patient=01/m.nii.gz"}
+    row["fixed_labels"] = "patient=01/seg.nii.gz"
+    info, (found,) = index(folder, "pairs", options=pairs(folder, [row]), out=tmp_path / "index")
+    assert load_raw(info, found).fixed_labels.data.sum() == 9
 
 
 def test_the_stamp_of_a_folder_follows_its_files_and_is_cheap(tmp_path):

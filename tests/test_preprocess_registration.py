@@ -1,5 +1,6 @@
 """Rigid pre-registration does not follow mutual information where two scans of one patient can't lie."""
 
+import json
 import re
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from analytic_pairs import SHAPE, SPACING, pair
 from scipy.spatial.transform import Rotation
 
+from modalign.errors import ConfigError
 from modalign.preprocess import maps, truth
 from modalign.preprocess.context import StepContext
+from modalign.preprocess.overrides import resolve
 from modalign.preprocess.prepare import apply_steps
 from modalign.preprocess.steps.registration import implausible
 from modalign.volumes import axis_aligned
@@ -37,6 +40,25 @@ def moved(shift=(0, 0, 0), turn_deg=0.0, scale=1.0) -> np.ndarray:
 def test_how_two_scans_of_one_patient_cannot_lie(matrix, reason):
     grid = axis_aligned((50, 50, 50), (2, 2, 2))
     assert re.fullmatch(reason, implausible(matrix, grid, grid, 0.5, 60.0))
+
+
+def test_scans_without_overlap_have_no_mutual_information_on_record():
+    case = pair(axis_aligned((20, 20, 20), (2, 2, 2)), axis_aligned((20, 20, 20), (2, 2, 2)))
+    apart = truth.move_frame(case, moved(shift=(39.6, 0, 0)))
+    context = StepContext(dataset="analytic", fixed="mr", moving="mr", seed=3)
+    steps = [{"name": "rigid", "function": "register", "parameters": {}}]
+    outcome = apply_steps(apart, steps, context).record["steps"][-1]["outcome"]
+    assert outcome["mutual_information_before"] is None
+    json.dumps(outcome, allow_nan=False)
+
+
+def test_an_affine_registration_needs_the_moving_scan_on_the_fixed_grid():
+    affine = {"rigid": True, "rigid.transform": "affine"}
+    with pytest.raises(ConfigError, match=r"after rigid.transform: affine the moving scan has to be resampled"):
+        resolve("locor-cermep", affine)
+    with pytest.raises(ConfigError, match="by the step one_grid"):
+        resolve("own-pairs", {"rigid.transform": "affine", "one_grid": False})
+    assert resolve("own-pairs", {"rigid.transform": "affine"})
 
 
 def test_a_registration_that_runs_away_leaves_the_scans_and_says_so(caplog):

@@ -197,6 +197,11 @@ def test_the_body_mask_is_one_filled_piece(context):
     ct = dataclasses.replace(case, fixed=case.fixed.like((data - 1000).astype(np.float32)))
     of_ct = masks.body_mask(ct, dataclasses.replace(context, fixed="ct"), final_dilation=0)[0]
     np.testing.assert_array_equal(of_ct.evaluation_mask.data > 0, mask["as is"])
+    # Scanners pad with less than air has: the corners outside their circle.
+    padded = np.where((x - 30) ** 2 + (y - 30) ** 2 > 28**2, -3024, data - 1000).astype(np.float32)
+    ct = dataclasses.replace(case, fixed=case.fixed.like(padded))
+    of_ct = masks.body_mask(ct, dataclasses.replace(context, fixed="ct"), final_dilation=0)[0]
+    np.testing.assert_array_equal(of_ct.evaluation_mask.data > 0, mask["as is"])
     half = np.zeros(shape, np.uint8)
     half[:30] = 1
     halved = masks.body_mask(dataclasses.replace(case, fixed_mask=case.fixed.like(half)), context)[0]

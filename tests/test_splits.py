@@ -71,6 +71,8 @@ def test_too_few_patients_and_senseless_rules():
         draw_split(cases(4), {"train": 0.6, "test": 0.5}, 0)
     with pytest.raises(ConfigError, match=r"split train: -1: write counts of patients"):
         draw_split(cases(4), {"train": -1, "test": 2}, 0)
+    with pytest.raises(ConfigError, match=r"split train 2 / test rest: write counts for all splits, or fractions"):
+        draw_split(cases(4), {"train": 2, "test": "rest"}, 0)
     with pytest.raises(ConfigError, match=r"split 'rbg-pelvs' is neither a file nor a known name \(rbg-pelvis, "):
         draw_split(cases(4), "rbg-pelvs", 0)
     with pytest.raises(ConfigError, match="no split comes with this data"):

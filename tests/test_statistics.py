@@ -11,13 +11,14 @@ from modalign.statistics import COLUMNS, Samples
 
 
 def rows(*lines: tuple[object, ...]) -> pd.DataFrame:
-    """Lines of (seed, case, slice, structure, value)."""
-    full = [("data", "method", str(s), c, str(z), structure, "gc", v) for s, c, z, structure, v in lines]
+    """Lines of (seed, case, slice, structure, value); a patient's cases begin with the same letter."""
+    full = [("data", "method", str(s), c, str(z), structure, "gc", v, c[0]) for s, c, z, structure, v in lines]
     return pd.DataFrame(full, columns=list(COLUMNS))
 
 
 def one_per_case(values: np.ndarray) -> Samples:
-    return Samples(tuple((f"p{i}", "") for i in range(len(values))), np.asarray(values, float))
+    units = tuple((f"p{i}", "") for i in range(len(values)))
+    return Samples(units, np.asarray(values, float), np.array([patient for patient, _ in units]))
 
 
 class TestAverages:
@@ -34,14 +35,23 @@ class TestAverages:
         assert statistics.samples(table).values.mean() == pytest.approx(2.0)
         assert statistics.samples(table, "slice").values.mean() == pytest.approx(1.2)
 
+    def test_a_patient_with_several_cases_counts_once(self) -> None:
+        # By hand: a has (1 + (2 + 4)/2)/2 = 2.
+        table = rows((0, "a1", 0, "", 1), (0, "a2", 0, "", 2), (0, "a2", 1, "", 4), (0, "b1", 0, "", 8))
+        result = statistics.samples(table)
+        assert (result.units, list(result.values)) == ((("a", ""), ("b", "")), [2.0, 8.0])
+        by_slice = statistics.samples(table, "slice")
+        assert by_slice.units == (("a1", "0"), ("a2", "0"), ("a2", "1"), ("b1", "0"))
+        assert list(by_slice.patients) == ["a", "a", "a", "b"]
+
     def test_slices_as_unit_keep_their_patient(self) -> None:
         result = statistics.samples(rows((0, "a", 0, "", 1), (0, "a", 1, "", 2), (0, "b", 0, "", 3)), "slice")
         assert result.units == (("a", "0"), ("a", "1"), ("b", "0"))
         assert list(result.patients) == ["a", "a", "b"]
 
     def test_only_common_units_are_paired(self) -> None:
-        first = Samples((("a", ""), ("b", ""), ("c", "")), np.array([1.0, 2.0, 3.0]))
-        second = Samples((("c", ""), ("a", "")), np.array([30.0, 10.0]))
+        first = Samples((("a", ""), ("b", ""), ("c", "")), np.array([1.0, 2.0, 3.0]), np.array(["a", "b", "c"]))
+        second = Samples((("c", ""), ("a", "")), np.array([30.0, 10.0]), np.array(["c", "a"]))
         x, y, patients = statistics.paired(first, second)
         assert (list(x), list(y), list(patients)) == ([1.0, 3.0], [10.0, 30.0], ["a", "c"])
 
@@ -57,6 +67,7 @@ class TestReading:
         table = statistics.read_metrics([path])
         assert table["value"].tolist() == [0.25]
         assert table["case"].tolist() == ["NA"]
+        assert table["patient"].tolist() == ["NA"]
 
     def test_missing_column(self, tmp_path) -> None:
         path = self.write(tmp_path / "seed0.tsv", [["dataset", "method"], ["d", "m"]])

@@ -160,6 +160,11 @@ class CaseStore:
         """Structure name of every label value."""
         return {int(value): name for value, name in self.manifest["labels"].items()}
 
+    @property
+    def patients(self) -> dict[str, str]:
+        """Whom each case is of, where the data set says so: several cases of one person aren't independent."""
+        return {case["case"]: case["patient"] for case in self.manifest["cases"] if case.get("patient")}
+
     def ids(self, splits: Sequence[str] = SPLITS) -> list[str]:
         """Case ids of the given splits, in the order of the manifest."""
         return [case["case"] for case in self.manifest["cases"] if case["split"] in splits]

@@ -86,8 +86,9 @@ def measure_job(
         "failed": [case["case"] for case in failed],
         "notes": notes,
     }
+    patients = cases_of.patients
     write_json(out.with_suffix(".json"), record)
-    write_metrics(out, rows)
+    write_metrics(out, [row._replace(patient=patients.get(row.case, "")) for row in rows])
 
 
 def read_statuses(metrics: Iterable[Path]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -111,7 +111,8 @@ def sha256(path: Path | str) -> str:
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Every folder below `folder`, its folders and its files, as :func:`os.walk`, in a fixed order.
 
-    Links to folders are followed, each folder is visited once, and hidden folders are left out.
+    Links to folders are followed, each folder is visited once, and hidden folders are left out, as are those that
+    macOS puts into zip files.
     """
     visited = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -120,5 +121,5 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             folders.clear()
             continue
         visited.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         yield Path(place), folders, sorted(files)

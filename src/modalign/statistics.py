@@ -2,11 +2,11 @@
 
 Rows come from the metrics files, one value per line::
 
-    dataset method seed case slice structure metric value
+    dataset method seed case slice structure metric value patient
 
 Averages are taken from the inside out: over seeds first, then over structures where a column pools them, then over
-the slices of a patient. So every patient counts once, however many slices, structures or seeds there are. Where
-slices are the unit, the last step is left out.
+the slices of a case, then over the cases of a patient, where one has several. So every patient counts once, however
+many cases, slices, structures or seeds there are. Where slices are the unit, the last steps are left out.
 """
 
 import math
@@ -21,11 +21,16 @@ import pandas as pd
 from modalign.errors import DataError
 
 Unit = Literal["patient", "slice"]
-COLUMNS = ("dataset", "method", "seed", "case", "slice", "structure", "metric", "value")
+COLUMNS = ("dataset", "method", "seed", "case", "slice", "structure", "metric", "value", "patient")
+
+KEYS = COLUMNS[:-2]
+"""What tells one value from all others."""
 
 
 def read_metrics(paths: Iterable[Path | str]) -> pd.DataFrame:
     """Read metrics files into one long table with the columns of :data:`COLUMNS`; empty fields are empty strings.
+
+    A case without a patient is its own.
 
     Raises:
         DataError: a file is missing, lacks a column, holds something else than numbers as values, or a value twice.
@@ -45,14 +50,15 @@ def read_metrics(paths: Iterable[Path | str]) -> pd.DataFrame:
             rows["value"] = rows["value"].astype(float)
         except ValueError as error:
             raise DataError(f"{path} has a value that is not a number ({error})") from error
+        rows["patient"] = rows["patient"].replace("", np.nan).fillna(rows["case"])
         parts.append(rows[list(COLUMNS)])
     if not parts:
         return pd.DataFrame(columns=list(COLUMNS)).astype({"value": float})
     rows = pd.concat(parts, ignore_index=True)
-    twice = rows.duplicated(list(COLUMNS[:-1]))
+    twice = rows.duplicated(list(KEYS))
     if twice.any():
         first = rows[twice].iloc[0]
-        where = ", ".join(f"{name} {first[name]}" for name in COLUMNS[:-1] if first[name])
+        where = ", ".join(f"{name} {first[name]}" for name in KEYS if first[name])
         raise DataError(f"the metrics files hold the same value twice ({where}): name each file once")
     return rows[np.isfinite(rows["value"])]
 
@@ -61,18 +67,14 @@ def read_metrics(paths: Iterable[Path | str]) -> pd.DataFrame:
 class Samples:
     """The values of one method for one measure, one per unit.
 
-    `units` are (case, slice) pairs, with an empty slice where patients are the unit; `values` lie in the same order.
-    `seeds` counts the seeds that were averaged.
+    `units` are (case, slice) pairs, or (patient, "") where patients are the unit; `values` lie in the same order, and
+    so do the `patients` whom they are of. `seeds` counts the seeds that were averaged.
     """
 
     units: tuple[tuple[str, str], ...]
     values: np.ndarray
+    patients: np.ndarray
     seeds: int = 1
-
-    @property
-    def patients(self) -> np.ndarray:
-        """The case of every value."""
-        return np.array([case for case, _ in self.units], dtype=object)
 
 
 def samples(rows: pd.DataFrame, unit: Unit = "patient") -> Samples:
@@ -81,15 +83,18 @@ def samples(rows: pd.DataFrame, unit: Unit = "patient") -> Samples:
     `rows` are those of one data set, method, metric and, unless structures are to be pooled, structure.
     """
     if rows.empty:
-        return Samples((), np.empty(0), 0)
-    over_seeds = rows.groupby(["case", "slice", "structure"], sort=True)["value"].mean()
-    over_structures = over_seeds.groupby(["case", "slice"], sort=True).mean()
+        return Samples((), np.empty(0), np.empty(0, dtype=object), 0)
+    over_seeds = rows.groupby(["patient", "case", "slice", "structure"], sort=True)["value"].mean()
+    over_structures = over_seeds.groupby(["patient", "case", "slice"], sort=True).mean()
     seeds = rows["seed"].nunique()
     if unit == "slice":
-        units = tuple((str(case), str(index)) for case, index in over_structures.index)
-        return Samples(units, over_structures.to_numpy(), seeds)
-    over_slices = over_structures.groupby("case", sort=True).mean()
-    return Samples(tuple((str(case), "") for case in over_slices.index), over_slices.to_numpy(), seeds)
+        patients = np.array([patient for patient, _, _ in over_structures.index], dtype=object)
+        units = tuple((str(case), str(index)) for _, case, index in over_structures.index)
+        return Samples(units, over_structures.to_numpy(), patients, seeds)
+    over_slices = over_structures.groupby(["patient", "case"], sort=True).mean()
+    over_cases = over_slices.groupby("patient", sort=True).mean()
+    patients = over_cases.index.to_numpy(dtype=object)
+    return Samples(tuple((str(patient), "") for patient in patients), over_cases.to_numpy(), patients, seeds)
 
 
 def paired(first: Samples, second: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

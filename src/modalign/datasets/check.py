@@ -179,9 +179,6 @@ def _on_grid(path: Path, grid: Grid, found: Findings) -> None:
 
 
 def _contours(files: LabelFiles, grid: Grid, labels: dict[int, str], found: Findings) -> None:
-    for path in [files] if isinstance(files, Path) else [path for _, path in files]:
-        if set(path.name) & set("=;\t\n"):
-            found.problems.append(f"{path}: rename it, so that its name has no `=`, `;`, tab or line break")
     if not isinstance(files, Path):
         labels = labels or {i: name for i, (name, _) in enumerate(files, start=1)}
     try:

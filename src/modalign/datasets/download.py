@@ -52,11 +52,13 @@ def fetch_archive(archive: Archive, folder: Path, max_cases: int | None = None) 
             return
         if stamp["dataset"] != archive.dataset:
             raise DataError(f"{folder} holds {stamp['dataset']}: choose another folder for {archive.dataset}")
+    if max_cases is not None:
+        for file in archive.files:
+            _check_can_be_cut(archive, file)
     (folder / DOWNLOADS).mkdir(parents=True, exist_ok=True)
     (folder / STAMP).unlink(missing_ok=True)
     for file in archive.files:
         if max_cases is not None:
-            _check_can_be_cut(archive, file)
             unpack_some_cases(file.urls, folder, file.unpack, max_cases, open_range)
             continue
         path = download(file, folder / (DOWNLOADS if file.unpack else "."))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +26,7 @@ from modalign.files import read_json, write_json, write_text
 from modalign.volumes import Volume, write_volume
 
 COLUMNS = (
-    *("case", "split", "fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
+    *("case", "patient", "split", "fixed", "moving", "fixed_mask", "moving_mask", "fixed_labels", "moving_labels"),
     *("true_field", "true_image", "evaluation_mask", "fixed_shape", "moving_shape"),
     *("fixed_spacing_mm", "moving_spacing_mm", "fixed_orientation", "moving_orientation"),
     *(f"{part}_sha256" for part in PARTS),
@@ -106,7 +107,7 @@ def index_dataset(
     check = partial(check_case, layout=layout, labels=truth or labels, frames=frames)
     findings = list(_shown(_mapped(check, used, workers), f"checking {dataset}", len(used)))
     problems = [problem for found in findings for problem in found.problems]
-    problems += _twice(findings, split_of if between_patients else {})
+    problems += _twice(findings, split_of, between_patients)
     if problems:
         raise DataError(_listed(dataset, folder, problems))
     values = sorted(set().union(*(found.label_values for found in findings)))
@@ -161,10 +162,9 @@ def label_files(cell: str, folder: Path) -> LabelFiles | None:
     """A cell of `fixed_labels` or `moving_labels`, with paths below `folder`, as a reader would give it."""
     if not cell:
         return None
-    if "=" not in cell:
+    if not cell.startswith("{"):
         return folder / cell
-    pairs = (part.split("=", 1) for part in cell.split(";"))
-    return tuple((name, folder / path) for name, path in pairs)
+    return tuple((name, folder / path) for name, path in json.loads(cell).items())
 
 
 def _complete(cases: Sequence[CaseFiles], incomplete: str) -> tuple[list[CaseFiles], list[str]]:
@@ -216,9 +216,12 @@ def _shown(findings: Iterator[Findings], title: str, total: int) -> Iterable[Fin
     return track(findings, title, total, console=Console(stderr=True))
 
 
-def _twice(findings: Sequence[Findings], split_of: Mapping[str, str]) -> list[str]:
-    """A scan that two cases share could be trained on and tested on, unless `split_of` has them in one split."""
-    first: dict[str, tuple[str, Path]] = {}
+def _twice(findings: Sequence[Findings], split_of: Mapping[str, str], between_patients: bool) -> list[str]:
+    """A scan that two cases share could be trained on and tested on.
+
+    In one split, a patient's cases may share a scan, such as the CT of several CBCTs, and so may pairs of patients.
+    """
+    first: dict[str, tuple[CaseFiles, Path]] = {}
     problems = []
     for found in findings:
         case = found.case
@@ -226,10 +229,13 @@ def _twice(findings: Sequence[Findings], split_of: Mapping[str, str]) -> list[st
             digest = found.facts.get(f"{role}_sha256")
             if digest is None:
                 continue
-            other, other_path = first.setdefault(digest, (case.case, path))
-            if other != case.case and (not split_of or split_of[other] != split_of[case.case]):
+            other, other_path = first.setdefault(digest, (case, path))
+            one_patient = case.patient is not None and case.patient == other.patient
+            one_split = split_of[other.case] == split_of[case.case]
+            if other.case != case.case and not (one_split and (one_patient or between_patients)):
                 problems.append(
-                    f"{path} (case {case.case}) and {other_path} (case {other}) are the same file: leave one case out"
+                    f"{path} (case {case.case}) and {other_path} (case {other.case}) are the same file: leave one case "
+                    "out, or, if both are of one patient, say so (in the CSV file of own pairs, column `patient`)"
                 )
     return problems
 
@@ -256,11 +262,11 @@ def _provenance(source: Archive | None, phantom: dict[str, Any] | None, options:
 
 
 def _row(found: Findings, split: str, folder: Path, out: Path, reduced: Mapping[int, str] | None) -> dict[str, str]:
-    row = {"case": found.case.case, "split": split, **found.facts}
+    row = {"case": found.case.case, "patient": found.case.patient or "", "split": split, **found.facts}
     for column in PARTS:
         files: LabelFiles | None = getattr(found.case, column)
         if isinstance(files, tuple):
-            row[column] = ";".join(f"{name}={_relative(path, folder)}" for name, path in files)
+            row[column] = json.dumps({name: _relative(path, folder) for name, path in files})
         elif column.endswith("_labels") and (flat := _rewritten(files, reduced)) is not None:
             path = out / "labels" / f"{found.case.case}_{column}.nii.gz"
             write_volume(path, flat)

@@ -16,10 +16,14 @@ from modalign.volumes import Grid, apply_affine, read_volume
 
 @dataclass(frozen=True)
 class Contours:
-    """The voxels of all contours of a scan: RAS mm from the centre of its grid, (3, n), and the map they are from."""
+    """Where the contours of a scan are: RAS mm from the centre of its grid, (3, n), and a map of their bounding box.
+
+    `first` is the voxel of the scan's `grid` where the map begins.
+    """
 
     points: np.ndarray
     inside: np.ndarray
+    first: np.ndarray
     grid: Grid
 
     @property
@@ -39,7 +43,8 @@ def pair_patients(
 
     In the training split every patient is fixed once and moving once, in the order of the ids. For validation and
     test the two patients whose contours overlap most, with the centres of their grids put together, become the first
-    pair, and so on with those that are left: no patient is in two pairs, so that pairs are independent of each other.
+    pair, and so on with those that are left, as long as contours overlap: no patient is in two pairs, so that pairs are
+    independent of each other.
 
     Args:
         cases: a scan each, which is both fixed and moving.
@@ -52,7 +57,7 @@ def pair_patients(
         The pairs, called ``<moving>_to_<fixed>``; the split of each; what is worth knowing about the choice.
 
     Raises:
-        DataError: a file can't be read, or a split has too few patients with contours.
+        DataError: files can't be read, or a split has no two patients whose contours overlap.
     """
     paired: list[CaseFiles] = []
     split_of: dict[str, str] = {}
@@ -77,8 +82,9 @@ def pair_patients(
                 )
         if not chosen:
             raise DataError(
-                f"the {split} split has {len(members)} patients, too few with contours for a pair of two: "
-                "give it two or more, or none"
+                f"no two patients of the {split} split ({some([case.case for case in members])}) make a pair: pairs "
+                "are chosen by the overlap of contours, so two patients or more need contours that do. Give the split "
+                "more patients, or none"
             )
         pairs_of_split = [_pair(fixed, moving) for fixed, moving in chosen]
         paired += pairs_of_split
@@ -100,7 +106,14 @@ def _pair(fixed: CaseFiles, moving: CaseFiles) -> CaseFiles:
 def _overlaps(
     cases: Sequence[CaseFiles], labels: Mapping[int, str], kept: Collection[int]
 ) -> dict[tuple[str, str], float]:
-    contours = {case.case: _contours(case, labels, kept) for case in cases}
+    contours, problems = {}, []
+    for case in cases:
+        try:
+            contours[case.case] = _contours(case, labels, kept)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n  - ".join(["pairs of patients can't be chosen:", *problems[:10]]))
     return {(a.case, b.case): _dice(contours[a.case], contours[b.case]) for a, b in combinations(cases, 2)}
 
 
@@ -109,16 +122,20 @@ def _contours(case: CaseFiles, labels: Mapping[int, str], kept: Collection[int])
     assert case.fixed_labels is not None
     data = read_labels(case.fixed_labels, grid, labels).data
     inside = np.isin(data, list(kept)) if kept else data > 0
+    voxels = np.array(np.nonzero(inside))
+    first = voxels.min(axis=1) if voxels.size else np.zeros(3, dtype=int)
+    # Of a whole head, what is between the contours is enough to keep.
+    box = tuple(slice(low, high + 1) for low, high in zip(first, voxels.max(axis=1, initial=0), strict=True))
     centre = apply_affine(grid.affine, (np.array(grid.shape)[:, None] - 1) / 2)
-    return Contours(apply_affine(grid.affine, np.array(np.nonzero(inside))) - centre, inside, grid)
+    return Contours(apply_affine(grid.affine, voxels) - centre, inside[box].copy(), first, grid)
 
 
 def _dice(first: Contours, second: Contours) -> float:
     """Of all contours together; a voxel of the first counts as shared if its centre lies in a voxel of the second."""
     grid = second.grid
     centre = (np.array(grid.shape)[:, None] - 1) / 2
-    voxels = np.rint(np.linalg.solve(grid.affine[:3, :3], first.points) + centre).astype(int)
-    voxels = voxels[:, ((voxels >= 0) & (voxels < np.array(grid.shape)[:, None])).all(axis=0)]
+    voxels = np.rint(np.linalg.solve(grid.affine[:3, :3], first.points) + centre).astype(int) - second.first[:, None]
+    voxels = voxels[:, ((voxels >= 0) & (voxels < np.array(second.inside.shape)[:, None])).all(axis=0)]
     shared = np.count_nonzero(second.inside[tuple(voxels)]) * float(np.prod(first.grid.spacing))
     total = first.volume + second.volume
     return 2 * shared / total if total else 0.0
@@ -132,7 +149,7 @@ def _disjoint(
     chosen: list[tuple[CaseFiles, CaseFiles]] = []
     free = set(by_id)
     for first, second in sorted(overlaps, key=lambda ids: (-overlaps[ids], ids)):
-        if {first, second} <= free:
+        if {first, second} <= free and overlaps[first, second] > 0:
             free -= {first, second}
             chosen.append((by_id[first], by_id[second]))
     return chosen

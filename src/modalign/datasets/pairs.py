@@ -11,7 +11,7 @@ split.
 import csv
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from modalign.cases import PARTS
 from modalign.datasets.base import CaseFiles, Modality, Reader, ReaderOptions
@@ -32,6 +32,15 @@ class Options(ReaderOptions):
     )
     licence: str = Field("not stated", description="what may be done with the scans, for the record")
     citation: str = Field("", description="what to cite for the scans, for the record")
+
+    @field_validator("labels")
+    @classmethod
+    def _structures(cls, labels: dict[int, str]) -> dict[int, str]:
+        if wrong := [value for value in labels if value < 1]:
+            raise ValueError(f"{wrong[0]} can't be a structure: 0 is the background, which needs no name")
+        if len(set(labels.values())) < len(labels):
+            raise ValueError("give each label value a name of its own")
+        return labels
 
 
 def list_cases(folder: Path, options: Options) -> list[CaseFiles]:

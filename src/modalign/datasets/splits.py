@@ -92,7 +92,10 @@ def draw_split(
     if unknown or not chosen:
         raise ConfigError(f"split names {sorted(unknown) or 'nothing'}; the splits are: {', '.join(SPLITS)}")
     if any(isinstance(value, tuple | str) for value in chosen.values()):
+        if not all(isinstance(value, tuple) or value == REST for value in chosen.values()):
+            raise ConfigError(f"split {rule}: write counts for all splits, or fractions for all")
         of_case = _named(cases, chosen, str(split))
+        _refuse_leaks(patients, of_case)
         return Split(_thinned(of_case, max_cases, seed, dataset), rule)
     counts = _counts(chosen, len(patients), max_cases)
     if sum(counts.values()) > len(patients):

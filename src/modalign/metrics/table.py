@@ -7,11 +7,14 @@ from typing import NamedTuple
 from modalign.errors import DataError
 from modalign.files import write_text
 
-COLUMNS = ("dataset", "method", "seed", "case", "slice", "structure", "metric", "value")
+COLUMNS = ("dataset", "method", "seed", "case", "slice", "structure", "metric", "value", "patient")
 
 
 class Row(NamedTuple):
-    """One line of the long table; `case` is empty for measures of a whole set, `slice` None where it doesn't apply."""
+    """One line of the long table; `case` is empty for measures of a whole set, `slice` None where it doesn't apply.
+
+    `patient` says whom the scans are of, where several cases may be of one person; empty if each is another.
+    """
 
     dataset: str
     method: str
@@ -21,6 +24,7 @@ class Row(NamedTuple):
     structure: str
     metric: str
     value: float
+    patient: str = ""
 
 
 def write_metrics(path: Path | str, rows: Iterable[Row]) -> None:
@@ -28,7 +32,8 @@ def write_metrics(path: Path | str, rows: Iterable[Row]) -> None:
     lines = ["\t".join(COLUMNS)]
     for row in rows:
         z = "" if row.slice is None else str(row.slice)
-        cells = (row.dataset, row.method, str(row.seed), row.case, z, row.structure, row.metric, repr(float(row.value)))
+        value = repr(float(row.value))
+        cells = (row.dataset, row.method, str(row.seed), row.case, z, row.structure, row.metric, value, row.patient)
         lines.append("\t".join(cells))
     write_text(path, "\n".join(lines) + "\n")
 
@@ -48,9 +53,9 @@ def read_metrics(path: Path | str) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, start=2):
         try:
-            dataset, method, seed, case, z, structure, metric, value = line.split("\t")
+            dataset, method, seed, case, z, structure, metric, value, patient = line.split("\t")
             index = int(z) if z else None
-            rows.append(Row(dataset, method, int(seed), case, index, structure, metric, float(value)))
+            rows.append(Row(dataset, method, int(seed), case, index, structure, metric, float(value), patient))
         except ValueError as error:
             raise DataError(f"{path}, line {number} can't be read ({error}): measure again") from error
     return rows

@@ -160,7 +160,10 @@ TABLE_4 = Table(
     footnotes=(
         HD95_UNIT,
         SMOOTHNESS,
-        Footnote("T1 → T1 and CT → CT register different patients, chosen because they lie close to each other."),
+        Footnote(
+            "T1 → T1 and CT → CT register different patients, in the paper 5 that lie close to each other. Here they "
+            "are at most five pairs, no patient in two of them, chosen by the overlap of their contours."
+        ),
     ),
 )
 

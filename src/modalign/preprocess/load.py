@@ -43,6 +43,7 @@ def load_raw(info: Mapping[str, Any], row: Mapping[str, str]) -> Case:
         for side in scans
     }
     record = {
+        "patient": row.get("patient", ""),
         "source_files": {part: row[part] for part in PARTS if row.get(part)},
         "sha256": {part: row[f"{part}_sha256"] for part in PARTS if row.get(f"{part}_sha256")},
         "original": {side: grid_record(scan.grid) for side, scan in scans.items()},

@@ -5,7 +5,7 @@
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modalign.errors import ConfigError
@@ -46,7 +46,21 @@ def resolve(recipe: str, overrides: Mapping[str, Any] | None = None) -> list[dic
             raise ConfigError(
                 f"recipe {recipe}: {key} is a step; write true or false, or its parameters, not {value!r}"
             )
-    return [{key: step[key] for key in ("name", "function", "parameters")} for step in steps if step["on"]]
+    chosen = [{key: step[key] for key in ("name", "function", "parameters")} for step in steps if step["on"]]
+    _refuse_sheared_grids(recipe, chosen)
+    return chosen
+
+
+def _refuse_sheared_grids(recipe: str, steps: Sequence[Mapping[str, Any]]) -> None:
+    """An affine registration shears the moving scan's grid, and files have no grids but with right angles."""
+    functions = [step["function"] for step in steps]
+    for number, step in enumerate(steps):
+        affine = step["function"] == "register" and step["parameters"].get("transform") == "affine"
+        if affine and "one_grid" not in functions[number:]:
+            raise ConfigError(
+                f"recipe {recipe}: after {step['name']}.transform: affine the moving scan has to be resampled to the "
+                "fixed grid, by the step one_grid, which this recipe hasn't or has switched off: register rigidly"
+            )
 
 
 def defaults(function: Any) -> dict[str, Any]:

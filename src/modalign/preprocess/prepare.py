@@ -227,7 +227,7 @@ def _finish(
         steps=steps,
         fitted=fitted,
         checksums={r["case"]: r["sha256"] for r in records},
-        cases=[{key: r[key] for key in ("case", "split", "shape", "spacing_mm")} for r in records],
+        cases=[{key: r[key] for key in ("case", "patient", "split", "shape", "spacing_mm")} for r in records],
     )
     write_json(out / "cases.json", head)
 

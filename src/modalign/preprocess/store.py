@@ -80,5 +80,6 @@ def remove_stale(store: Path, keep: Sequence[str]) -> None:
 
 def manifest(info: dict[str, Any], recipe: str, seed: int, **more: Any) -> dict[str, Any]:
     """The head of cases.json: where the data come from and what was done to them."""
-    keys = ("dataset", "source", "fixed_modality", "moving_modality", "labels", "licence", "citation")
+    modalities = ("fixed_modality", "moving_modality", "between_patients")
+    keys = ("dataset", "source", *modalities, "labels", "licence", "citation")
     return {key: info.get(key, "") for key in keys} | {"recipe": recipe, "seed": seed} | more

@@ -33,12 +33,15 @@ def data_label(dataset: str, manifest: Mapping[str, Any] | None, split: str) -> 
     size = " × ".join(map(str, shapes.pop())) if len(shapes) == 1 else "sizes vary" if shapes else ""
     kind = "phantom" if manifest.get("source") == "phantom" else ""
     what = " ".join(part for part in (kind, size) if part)
-    return ", ".join(part for part in (what, f"n = {patients(len(cases))}") if part)
+    number = len({case.get("patient") or case["case"] for case in cases})
+    people = patients(number, pairs=bool(manifest.get("between_patients")))
+    return ", ".join(part for part in (what, f"n = {people}") if part)
 
 
-def patients(number: int) -> str:
-    """A number of patients in words."""
-    return "1 patient" if number == 1 else f"{number} patients"
+def patients(number: int, pairs: bool = False) -> str:
+    """A number of patients, or of pairs of patients, in words."""
+    one, many = ("pair of patients", "pairs of patients") if pairs else ("patient", "patients")
+    return f"1 {one}" if number == 1 else f"{number} {many}"
 
 
 def warning(table: Table, blocks: tuple[BlockResult, ...], info: Mapping[str, Mapping[str, Any]]) -> str:

@@ -55,8 +55,9 @@ class DatasetResults:
         return self.manifest.get("source") == "phantom"
 
     def patients(self, split: str = "test") -> int:
-        """Number of cases in a split."""
-        return sum(case["split"] == split for case in self.manifest.get("cases", ()))
+        """Number of patients in a split, or of pairs where different patients are paired."""
+        cases = [case for case in self.manifest.get("cases", ()) if case["split"] == split]
+        return len({case.get("patient") or case["case"] for case in cases})
 
     def size(self) -> str:
         """Voxels of the fixed scans."""

@@ -8,7 +8,7 @@ import scipy.ndimage as ndi
 
 from modalign.cases import Case
 from modalign.preprocess.context import StepContext
-from modalign.preprocess.sampling import HOUNSFIELD
+from modalign.preprocess.sampling import HOUNSFIELD, background
 from modalign.volumes import Volume
 
 
@@ -57,14 +57,14 @@ def body_mask(
 ) -> tuple[Case, dict[str, Any]]:
     """The head or body in the fixed scan, as evaluation_mask: measures keep to it, methods see the air around it.
 
-    Threshold at `above` times the `quantile` of the intensities (of HU: both counted from the lowest value), median
-    filter, erosion, dilation, largest component, closing, filling of holes, then `final_dilation` or `final_erosion`
-    (voxels, 6-neighbourhood). The MICCAI version of the Locor experiments eroded by 4 at the end instead of dilating by
-    2. What lies outside the fixed mask, where there is one, is left out.
+    Threshold at `above` times the `quantile` of the intensities (of HU: both counted from the lowest value, or from
+    -1024 where scanners pad with less), median filter, erosion, dilation, largest component, closing, filling of holes,
+    then `final_dilation` or `final_erosion` (voxels, 6-neighbourhood). The MICCAI version of the Locor experiments
+    eroded by 4 at the end instead of dilating by 2. What lies outside the fixed mask, where there is one, is left out.
     """
     data = case.fixed.data
     if context.modality("fixed") in HOUNSFIELD:
-        data = data - data.min()
+        data = np.maximum(data - background(case.fixed, context.modality("fixed")), 0)
     mask = data > above * np.quantile(data, quantile)
     if median_voxels > 1:
         mask = ndi.median_filter(mask.astype(np.uint8), size=median_voxels) > 0

@@ -160,8 +160,10 @@ def estimate(
     # ITK minimises, so its metric is minus the mutual information.
     before, after = (-_metric(fine, images, candidate) for candidate in (identity, best))
     matrix = _matrix(best) if after > before else np.eye(4)
+    # ITK has no value where the scans don't overlap; JSON knows no infinity.
     values = {"mutual_information_before": before, "mutual_information_after": max(before, after)}
-    return matrix, {**values, "refused": "; ".join(dict.fromkeys(refused))}
+    known = {name: value if np.isfinite(value) else None for name, value in values.items()}
+    return matrix, {**known, "refused": "; ".join(dict.fromkeys(refused))}
 
 
 def implausible(matrix: np.ndarray, fixed: Grid, moving: Grid, least_overlap: float, largest_turn_deg: float) -> str:
