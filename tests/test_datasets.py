@@ -160,7 +160,7 @@ def test_hanseg_has_contours_on_ct_alone_unless_mr_labels_are_given(tmp_path):
         labels(tmp_path / f"mine/case_01_OAR_{name}.nii.gz", 1)
     options = {"expected_cases": 1, "mr_labels": str(tmp_path / "mine")}
     record, (row,) = index(folder, "hanseg", options=options)
-    assert row["fixed_labels"].startswith(f"parotid_l={tmp_path}/mine/case_01_OAR_Parotid_L.nii.gz;")
+    assert json.loads(row["fixed_labels"])["parotid_l"] == f"{tmp_path}/mine/case_01_OAR_Parotid_L.nii.gz"
     assert not any("alone" in note for note in record["notes"])
     with pytest.raises(DataError, match="no contour of Parotid_X; it has: Parotid_L, Parotid_R, SpinalCord"):
         listed("hanseg", folder, structures=["Parotid_L", "Parotid_X"])

@@ -49,8 +49,8 @@ def test_the_two_patients_whose_contours_overlap_most_become_a_pair(tmp_path):
     first = rows[0]
     assert first["fixed"] == "BraTS2021_00001/BraTS2021_00001_t1.nii.gz"
     assert first["moving"] == "BraTS2021_00004/BraTS2021_00004_t1.nii.gz"
-    assert first["fixed_labels"].endswith("00001_seg.nii.gz")
-    assert first["moving_labels"].endswith("00004_seg.nii.gz")
+    tumours_of = [list(json.loads(first[f"{role}_labels"]).values()) for role in ("fixed", "moving")]
+    assert tumours_of == [[f"BraTS2021_0000{n}/BraTS2021_0000{n}_seg.nii.gz"] for n in (1, 4)]
     assert "2 pairs of 6 patients" in " ".join(info["notes"])
     assert "Dice 0.67 to 1.00" in " ".join(info["notes"])
     _, rows = one_contrast(tmp_path / "data", tmp_path / "one", {"test": 6}, pairs=1)

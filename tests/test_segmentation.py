@@ -47,6 +47,18 @@ def test_a_structure_that_is_not_found_scores_worst():
     assert np.isnan(measure_hausdorff(pair, "drop")[0].value)
 
 
+def test_a_plate_of_one_voxel_has_a_surface_on_both_sides():
+    """By hand: from the middle of what is found, the nearest surface of what isn't lies two voxels off within it."""
+    true = np.zeros((20, 20, 10), np.uint8)
+    true[4:15, 4:15, 5] = 1
+    found = true.copy()
+    found[7:12, 7:12, 5] = 0
+    image = Volume(np.zeros(true.shape, np.float32), np.eye(4))
+    case = Case("a", image, image, fixed_labels=image.like(true))
+    pair = Pair(case, image.data, structures=NAMES, segmented=found)
+    assert measure_hausdorff(pair, "diagonal")[0].value == pytest.approx(3.0)
+
+
 def test_without_a_segmentation_there_is_nothing_to_measure():
     true = np.ones((4, 4, 2), np.uint8)
     assert "segmentation" not in _pair(true, None).has

@@ -107,6 +107,32 @@ class TestNumbers:
         assert "Slices of one patient are alike" in " ".join(by_slice.caption)
         assert "no corrected p can be below 0.25" in " ".join(by_patient.caption)
 
+    def test_measures_of_cases_keep_patients_as_unit(self, tmp_path: Path) -> None:
+        paths = [write(tmp_path, method, {"dice": [0.1, 0.2, 0.4]}) for method in ("srwcr", "locor")]
+        result = build_table(toy(), paths, {}, manifest(3), TableOptions("slice", N_BOOT))
+        assert cell(result, "SRWCR").unit == "patient"
+        assert "Dice: one value per case, so that patients are the unit there." in result.caption
+
+    def test_ties_are_not_taken_for_too_few_pairs(self, tmp_path: Path) -> None:
+        paths = [write(tmp_path, method, {"dice": [0.5] * 35}) for method in ("srwcr", "locor", "syn-locor")]
+        result = build_table(toy(), paths, {}, manifest(35), TableOptions(n_boot=N_BOOT))
+        assert cell(result, "SRWCR").p == 1
+        assert "n.s. says nothing" not in " ".join(result.caption)
+
+    def test_a_patient_with_several_cases_counts_once(self, tmp_path: Path) -> None:
+        info = manifest(4)
+        for case, patient in zip(info[DATA]["cases"], "aabb", strict=True):
+            case["patient"] = patient
+        paths = [write(tmp_path, method, {"dice": [0.1, 0.3, 0.5, 0.9]}) for method in ("srwcr", "locor")]
+        for path in paths:
+            head, *lines = path.read_text().splitlines()
+            named = [line + patient for line, patient in zip(lines, "aabb", strict=True)]
+            path.write_text("\n".join([head, *named]) + "\n")
+        result = build_table(toy(), paths, {}, info, TableOptions(n_boot=N_BOOT))
+        found = cell(result, "SRWCR")
+        assert (found.n, found.sd, found.warning) == (2, pytest.approx(np.std([0.2, 0.7], ddof=1)), "")
+        assert "n = 2 patients" in result.blocks[0].columns[0].source
+
     def test_says_where_no_difference_could_be_significant(self, tmp_path: Path) -> None:
         """Six pairs reach p = 0.031, but not after a correction for two tests."""
         rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ from modalign.plan import make_plan
 from modalign.report import render_html, render_latex, render_markdown
 from modalign.report.own import comparison_table
 from modalign.report.result import OVER_ALL, TableOptions, TableResult
-from modalign.report.summary import lowest_true_error
+from modalign.report.summary import lowest_true_errors
 from modalign.report.tables import build_table
 
 GOOD = {"ok": True, "reason": ""}
@@ -49,7 +49,7 @@ class TestLostStructures:
             distances(folder, "a", {("p00", "rectum"): 3, ("p00", "bladder"): 2, ("p01", "rectum"): 4}),
             distances(folder, "b", {("p00", "rectum"): 100, ("p00", "bladder"): 2, ("p01", "rectum"): 4}),
         ]
-        statuses = {(DATA, "a"): GOOD, (DATA, "b"): GOOD | {"notes": {"hd95_mm": [self.NOTE]}}}
+        statuses = {(DATA, "a"): GOOD, (DATA, "b"): GOOD | {"notes": {"test": {"hd95_mm": [self.NOTE]}}}}
         return build_table(organs(*structures), paths, statuses, manifest(2), TableOptions(n_boot=N_BOOT))
 
     def test_cell_and_caption_say_so(self, tmp_path: Path) -> None:
@@ -62,6 +62,12 @@ class TestLostStructures:
     def test_only_in_columns_of_that_structure(self, tmp_path: Path) -> None:
         result = self.build(tmp_path, "rectum", "bladder")
         assert [cell(result, "B", column).warning for column in (0, 1)] == [self.NOTE, "1 of 2 patients"]
+
+    def test_what_is_lost_in_another_split_is_no_remark(self, tmp_path: Path) -> None:
+        paths = [distances(tmp_path, m, {("p00", "rectum"): v}) for m, v in (("a", 3), ("b", 2))]
+        statuses = {(DATA, "a"): GOOD, (DATA, "b"): GOOD | {"notes": {"validation": {"hd95_mm": [self.NOTE]}}}}
+        result = build_table(organs(), paths, statuses, manifest(1), TableOptions(n_boot=N_BOOT))
+        assert cell(result, "B").warning == ""
 
     def test_dropped_values_are_counted(self, tmp_path: Path) -> None:
         paths = [
@@ -110,12 +116,21 @@ class TestFailedCases:
         assert marks == ["", "best", "second"]
         assert cell(result, "SRWCR", 1).mark == ""
         assert not cell(result, "SRWCR", 1).complete
-        assert "Nor is a method that lacks cases which others have" in " ".join(result.caption)
+        assert "Methods that lack cases which others have aren't ranked" in " ".join(result.caption)
         lines = [
             {"metric": "tre_mm", "method": method, "mean": mean, "n": n}
             for method, mean, n in (("few", "1.0", "2"), ("all", "2.0", "3"), ("worse", "3.0", "3"))
         ]
-        assert lowest_true_error(lines)["method"] == "all"
+        assert [line["method"] for line in lowest_true_errors(lines)] == ["all"]
+
+    def test_in_another_split_take_no_mark_away(self, tmp_path: Path) -> None:
+        info = manifest(3)
+        info[DATA]["cases"].append({"case": "v00", "split": "validation", "shape": [64, 64, 16]})
+        paths = [write(tmp_path, m, {"dice": [v] * 3}) for m, v in (("locor", 0.8), ("srwcr", 0.9))]
+        statuses = {(DATA, "locor"): GOOD, (DATA, "srwcr"): {"ok": False, "reason": "v00: crashed"}}
+        statuses[DATA, "srwcr"]["failed"] = {"0": ["v00"]}
+        result = build_table(toy(), paths, statuses, info, TableOptions(n_boot=N_BOOT))
+        assert (cell(result, "SRWCR").mark, cell(result, "SRWCR").warning) == ("best", "")
 
     def test_count_as_unaligned(self, tmp_path: Path) -> None:
         result = self.build(tmp_path, failed="unaligned")
@@ -135,11 +150,13 @@ class TestFailedCases:
         for seed, failed in ((0, []), (1, ["p1"]), (2, ["p1", "p2"])):
             paths.append(tmp_path / f"seed{seed}.tsv")
             record = {"dataset": "d", "method": "m", "seed": seed, "ok": not failed, "reason": f"seed {seed}"}
-            write_json(paths[-1].with_suffix(".json"), record | {"failed": failed, "notes": {"dice": f"note {seed}"}})
+            write_json(
+                paths[-1].with_suffix(".json"), record | {"failed": failed, "notes": {"test": {"dice": f"note {seed}"}}}
+            )
         status = read_statuses(paths)["d", "m"]
         assert (status["ok"], status["reason"]) == (False, "seed 1")
         assert status["failed"] == {"1": ["p1"], "2": ["p1", "p2"]}
-        assert status["notes"] == {"dice": ["note 0", "note 1", "note 2"]}
+        assert status["notes"] == {"test": {"dice": ["note 0", "note 1", "note 2"]}}
 
 
 class TestColumnsThatOnlyReport:

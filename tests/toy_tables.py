@@ -19,7 +19,9 @@ def write(folder: Path, method: str, values: dict[str, list[float]], seed: int =
     for metric, numbers in values.items():
         for i, number in enumerate(numbers):
             case = "" if metric.startswith("*") else f"p{i:02d}"
-            lines.append("\t".join([dataset, method, str(seed), case, "", "", metric.lstrip("*"), repr(float(number)), ""]))
+            lines.append(
+                "\t".join([dataset, method, str(seed), case, "", "", metric.lstrip("*"), repr(float(number)), ""])
+            )
     path = folder / f"{dataset}-{method}-{seed}.tsv"
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -8,7 +8,7 @@ from typing import Any
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError
 from modalign.files import read_json, write_json
-from modalign.metrics import MEASURES
+from modalign.metrics import MEASURES, measure_by_name
 from modalign.metrics.features import FeatureSource
 from modalign.metrics.measure import measure_run
 from modalign.metrics.table import Row, read_metrics, write_metrics
@@ -34,22 +34,25 @@ def measure_job(
     """Measure what a method aligned; write the long table `out` and, beside it, a JSON file of notes.
 
     Seconds and memory come from the status files `runs` (one per shard): seconds and, on a GPU, its peak memory per
-    case, the peak memory of the process per job. Cases that failed have no rows; the notes say how many failed, and
-    why. `pseudo` is the folder of fixed images translated to the moving contrast, `segmented` that of the label maps of
-    the aligned images.
+    case, the peak memory of the process per job. Measures of a whole set, such as FID, are those of the test split.
+    Cases that failed have no rows; the notes say how many failed, and why. `pseudo` is the folder of fixed images
+    translated to the moving contrast, `segmented` that of the label maps of the aligned images.
     """
     statuses = [read_json(path) for path in runs]
     cases = [case for status in statuses for case in status["cases"]]
     good = [case for case in cases if case["ok"]]
     cases_of = CaseStore(store)
     rows: list[Row] = []
-    notes: dict[str, str] = {}
-    if good:
-        order = [case for case in cases_of.ids(splits) if case in {c["case"] for c in good}]
+    notes: dict[str, dict[str, str]] = {}
+    # Split by split, as tables are of one split each: what happened on validation cases is no remark on the test.
+    for split in splits:
+        order = [case for case in cases_of.ids([split]) if case in {c["case"] for c in good}]
+        if not order:
+            continue
         measured = measure_run(
             cases_of,
             runs[0].parent,
-            measures,
+            [name for name in measures if split == "test" or measure_by_name(name).scope != "set"],
             method=method,
             seed=seed,
             options=options,
@@ -59,7 +62,8 @@ def measure_job(
             segmented=segmented,
             workers=workers,
         )
-        rows, notes = list(measured.rows), dict(measured.notes)
+        rows += measured.rows
+        notes[split] = dict(measured.notes)
     for name in ("seconds", "gpu_memory_mb"):
         rows += [
             Row(cases_of.dataset, method, seed, case["case"], None, "", name, float(case[name]))
@@ -95,7 +99,7 @@ def read_statuses(metrics: Iterable[Path]) -> dict[tuple[str, str], dict[str, An
     """How each (data set, method) went over all its seeds, from the notes beside its metrics files.
 
     ``ok`` and ``reason`` are those of the first seed that failed; ``failed`` lists the failed cases by seed, ``notes``
-    the remarks of all seeds by measure.
+    the remarks of all seeds by split and measure.
     """
     statuses: dict[tuple[str, str], dict[str, Any]] = {}
     for path in metrics:
@@ -106,8 +110,9 @@ def read_statuses(metrics: Iterable[Path]) -> dict[tuple[str, str], dict[str, An
             status |= {"ok": record["ok"], "reason": record["reason"]}
         if record["failed"]:
             status["failed"][str(record["seed"])] = list(record["failed"])
-        for metric, note in record["notes"].items():
-            status["notes"].setdefault(metric, []).append(note)
+        for split, remarks in record["notes"].items():
+            for metric, note in remarks.items():
+                status["notes"].setdefault(split, {}).setdefault(metric, []).append(note)
     return statuses
 
 

@@ -49,13 +49,15 @@ def measure_hausdorff(pair: Pair, missing: str) -> list[Value]:
 
     NaN where the fixed scan lacks the structure.
     """
-    spacing, values = pair.case.fixed.spacing, []
+    grid, values = pair.case.grid, []
+    # What is flat is the scan: a cropped structure of one voxel's thickness has axes of size 1 as well.
+    flat = [axis for axis, size in enumerate(grid.shape) if size == 1]
     for name, true, found in _structures(pair):
         if true is None or found is None:
             value = float("nan")
         elif not found.any():
             value = lost_distance(pair, name, missing)
         else:
-            value = hausdorff(surface_distances(true, found, spacing))
+            value = hausdorff(surface_distances(true, found, grid.spacing, flat))
         values.append(Value(value, None, name))
     return values

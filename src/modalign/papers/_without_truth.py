@@ -13,13 +13,16 @@ TRANSLATED = Footnote(
     "mutual information."
 )
 CONTRADICTION = Footnote(
-    "The same experiment is printed with another value in the other paper: UNIT's sharpness is 60.9 (RbG) and 74.2 "
-    "(RegistFormer), VoxelMorph (2D)'s FID is 14.0 and 20.2, on the same data and split.",
+    "The same experiment is printed with another value in the other paper, on the same data and split: UNIT's "
+    "sharpness is 60.9 (RbG) and 74.2 (RegistFormer), VoxelMorph (2D)'s FID 14.0 and 20.2, SyN's GC 0.29 and 0.28, "
+    "LapIRN's GC 0.30 and 0.29 and its FID 33.8 and 34.7, TransMorph's sharpness 106.8 and 106.0.",
     "misprint",
     (
         {"method": "UNIT", "metric": "sharpness"},
-        {"method": "Voxelmorph (2D)", "metric": "fid"},
-        {"method": "VoxelMorph(2D)", "metric": "fid"},
+        {"method": "SyN", "metric": "gc"},
+        *({"method": name, "metric": "fid"} for name in ("Voxelmorph (2D)", "VoxelMorph(2D)")),
+        *({"method": name, "metric": metric} for name in ("LapIRN (3D)", "LapIRN(3D)") for metric in ("gc", "fid")),
+        *({"method": name, "metric": "sharpness"} for name in ("TransMorph (3D)", "TransMorph(3D)")),
     ),
 )
 SEGMENTED = Footnote(

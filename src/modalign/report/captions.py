@@ -97,12 +97,20 @@ def caption(
     lines += _tests(table, blocks, options)
     if options.unit == "slice":
         lines.append("Slices of one patient are alike, so p values over slices are too small.")
+        lines.append(_per_case(blocks))
     seeds = sorted({cell.seeds for cell in cells if cell.seeds})
     if seeds:
         lines.append("Seeds: " + (str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}") + ".")
     if table.show_beats:
         lines.append(f"b/n: the number of {unit}, of n, on which a method is better than the proposed one.")
     return tuple(line for line in lines if line)
+
+
+def _per_case(blocks: tuple[BlockResult, ...]) -> str:
+    """Which columns have no values of slices, where slices are the unit."""
+    columns = [(c, cells) for b in blocks for c, cells in zip(b.columns, zip(*b.cells, strict=True), strict=True)]
+    labels = dict.fromkeys(column.label for column, cells in columns if any(cell.unit == "patient" for cell in cells))
+    return f"{', '.join(labels)}: one value per case, so that patients are the unit there." if labels else ""
 
 
 def _settings(table: Table, options: TableOptions) -> list[str]:
@@ -128,17 +136,13 @@ def _listed(options: Mapping[str, Any]) -> str:
 
 
 def _marks(blocks: tuple[BlockResult, ...]) -> str:
-    unmarked = dict.fromkeys(
-        row.label
-        for block in blocks
-        for row in block.rows
-        if row.reference and any(row.variant(column.column) != "identity" for column in block.columns)
-    )
-    what = f"{', '.join(unmarked)}, where every method starts," if unmarked else "the unaligned reference"
-    marks = f"Best in bold, second best underlined; {what} isn't ranked."
+    references = list(dict.fromkeys(row.label for block in blocks for row in block.rows if row.reference))
+    marks = "Best in bold, second best underlined."
+    if references:
+        marks += f" Not ranked: {' and '.join(references)}, where the methods start."
     cells = [cell for block in blocks for row in block.cells for cell in row]
     if any(not cell.complete and not cell.missing for cell in cells):
-        marks += " Nor is a method that lacks cases which others have: its mean may be over easier ones."
+        marks += " Methods that lack cases which others have aren't ranked: their means may be over easier ones."
     return marks
 
 

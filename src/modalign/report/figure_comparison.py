@@ -172,8 +172,9 @@ def _draw_row(made: "Figure", row: FigureRow, scene: Scene | None, top: float) -
 def _words(row: FigureRow, scene: Scene, store: CaseStore) -> str:
     split = next(name for name in ("test", "validation", "train") if scene.case in store.ids([name]))
     where = f"{row.title or row.dataset}: {split} case {scene.case} of {row.dataset}, slice {scene.z + 1}"
+    strongest = "displaced edges are strongest" if scene.misaligned_mm is not None else "the scans' edges differ most"
     chosen = {
-        "typical": "near the median of the cases, where the misalignment is largest",
+        "typical": f"near the median of the cases, where {strongest}",
         "gas": "the case and slice with most gas in the moving scan",
         "little metal": "the case with least metal of those with any, where there is most of it",
         "much metal": "the case with most metal, where there is most of it",

@@ -197,7 +197,7 @@ def _trust_table(lines: Sequence[Mapping[str, str]]) -> str:
         rows.append(
             (
                 label,
-                Cell(signed(within), within) if math.isfinite(within) else Cell("–"),
+                Cell(signed(within), within) if math.isfinite(within) else Cell("–", kind="missing"),
                 Cell(signed(middle), middle),
                 Cell(f"{signed(min(values))} to {signed(max(values))}", min(values)),
                 Cell(str(len(values)), float(len(values))),
@@ -243,7 +243,9 @@ def _trust_details(lines: Sequence[Mapping[str, str]]) -> str:
                 line["dataset"],
                 MEASURES[line["truth"]].label,
                 Cell(f"{signed(value)}{interval}", value),
-                Cell(signed(float(line["within_case"])), float(line["within_case"])) if line["within_case"] else "–",
+                Cell(signed(float(line["within_case"])), float(line["within_case"]))
+                if line["within_case"]
+                else Cell("–", kind="missing"),
                 Cell(line["n"], float(line["n"])),
                 line["unit"],
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from modalign.metrics import MEASURES
+from modalign.metrics import MEASURES, Measure
 from modalign.report.html import Cell, anchor, escape, link, table, tag
 from modalign.report.page_plan import ReportPlan
 from modalign.report.summary import (
@@ -10,7 +10,7 @@ from modalign.report.summary import (
     Failed,
     best_methods,
     how_sure,
-    lowest_true_error,
+    lowest_true_errors,
     spoken,
 )
 
@@ -91,22 +91,30 @@ def _best(datasets: Sequence[DatasetResults], failed: Sequence[Failed]) -> str:
     explained = (
         "<p>Mean rank: on every test case the methods are ranked by each measure that has a value per case and that "
         "all of them can have (none that needs a displacement field, where some give none), and the ranks averaged. "
-        "Measures disagree, and some mislead: the lowest true error, where the truth is known, is the "
-        f"better guide, and {link('trust', 'which measure can you trust?')} shows how far each measure follows it.</p>"
+        "Measures disagree, and some mislead: the lowest true error, where the truth is known, is the better guide "
+        "(TRE among methods that give a displacement field, MAE among all), and "
+        f"{link('trust', 'which measure can you trust?')} shows how far each measure follows it.</p>"
     )
     return '<h3 id="best">Which method aligns best?</h3>' + explained + table(heads, rows)
 
 
 def _true_error(data: DatasetResults) -> Cell:
-    line = lowest_true_error(data.comparison)
-    if line is None:
+    lines = lowest_true_errors(data.comparison)
+    if not lines:
         return Cell("not known", kind="missing")
-    measure = MEASURES[line["metric"]]
-    mean = float(line["mean"])
-    shown = f"{escape(spoken(line['method']))}<br><small>{measure.label} {mean:.{measure.digits}f} {measure.unit}"
-    if line["ci_low"]:
-        shown += f" [{float(line['ci_low']):.{measure.digits}f}, {float(line['ci_high']):.{measure.digits}f}]"
-    return Cell(shown + "</small>", mean, "text")
+    shown = []
+    for line in lines:
+        measure = MEASURES[line["metric"]]
+        error = f"{measure.label} {_digits(line['mean'], measure)} {measure.unit}"
+        text = f"{escape(spoken(line['method']))}<br><small>{error}"
+        if line["ci_low"]:
+            text += f" [{_digits(line['ci_low'], measure)}, {_digits(line['ci_high'], measure)}]"
+        shown.append(text + "</small>")
+    return Cell("<br>".join(shown), float(lines[0]["mean"]), "text")
+
+
+def _digits(value: str, measure: Measure) -> str:
+    return f"{float(value):.{measure.digits}f}"
 
 
 def _failures(failed: Sequence[Failed]) -> str:

@@ -76,7 +76,7 @@ def render(result: TableResult) -> str:
                     "structure": column.column.structure,
                     "direction": column.column.direction,
                     "scale": column.column.scale,
-                    "unit": result.options.unit if cell.n else "",
+                    "unit": cell.unit,
                     "mean": _number(cell.mean),
                     "sd": _number(cell.sd),
                     "n": cell.n or "",

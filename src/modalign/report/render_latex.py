@@ -49,7 +49,7 @@ def render(result: TableResult) -> str:
         r"\begin{table*}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{escape(heading(table))}. {_caption(result)}}}",
-        rf"\label{{tab:{table.paper}-{table.number}}}",
+        rf"\label{{tab:{_name(result)}}}",
     ]
     for block in result.blocks:
         lines += _tabular(block, result)
@@ -61,6 +61,14 @@ def render(result: TableResult) -> str:
         lines.append(r"\end{minipage}")
     lines.append(r"\end{table*}")
     return "\n".join(lines) + "\n"
+
+
+def _name(result: TableResult) -> str:
+    """What tells the table from all others of a document: comparisons have no number, but a data set each."""
+    table = result.table
+    if table.printed_source:
+        return f"{table.paper}-{table.number}"
+    return f"{table.paper}-{table.blocks[0].columns[0].dataset}"
 
 
 def escape(words: str) -> str:

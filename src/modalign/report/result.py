@@ -65,6 +65,7 @@ class Cell:
         mean: over units.
         sd: sample standard deviation over units (over seeds for measures of a whole set).
         n: units; 0 for measures of a whole set.
+        unit: what was counted: ``slice`` where slices are the unit and the measure has values of them, or ``patient``.
         seeds: runs that were averaged.
         ci_low: lower bound of the interval of the mean.
         ci_high: its upper bound.
@@ -93,6 +94,7 @@ class Cell:
     mean: float = math.nan
     sd: float = math.nan
     n: int = 0
+    unit: str = ""
     seeds: int = 0
     ci_low: float = math.nan
     ci_high: float = math.nan

@@ -102,7 +102,7 @@ def _measured(path: Path) -> Measured:
         record.get("device", ""),
         record["cases"],
         len(record["failed"]),
-        record.get("notes", {}),
+        record["notes"].get("test", {}),
     )
 
 
@@ -124,17 +124,19 @@ def how_sure(ranking: Mapping[str, Any] | None) -> str:
     return f"not significantly better than {', '.join(others)} (Nemenyi, 0.05)"
 
 
-def lowest_true_error(comparison: Sequence[Mapping[str, str]]) -> Mapping[str, str] | None:
-    """The line of the method with the lowest true error (TRE, or MAE if there is no TRE); None if it isn't known.
+def lowest_true_errors(comparison: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The lines of the methods with the lowest TRE and the lowest MAE, as far as these are known.
 
-    Methods that lack cases which others have are left out: their means may be over easier ones.
+    Only methods that give a field have a TRE, so that MAE, which all have, can name another. Methods that lack cases
+    which others have are left out: their means may be over easier ones.
     """
+    lowest = []
     for metric in TRUE_ERRORS:
         lines = [line for line in comparison if line["metric"] == metric and line["mean"]]
         if lines:
             most = max(int(line["n"]) for line in lines)
-            return min((line for line in lines if int(line["n"]) == most), key=lambda line: float(line["mean"]))
-    return None
+            lowest.append(min((line for line in lines if int(line["n"]) == most), key=lambda line: float(line["mean"])))
+    return lowest
 
 
 def best_methods(ranking: Mapping[str, Any] | None) -> list[str]:

@@ -53,22 +53,32 @@ class Source:
 
     def warning(self, cell: Cell, column: Column, split: str) -> str:
         """What is wrong with the value of a cell: cases that failed or lack it, structures that were lost."""
-        parts = (self._why_incomplete(cell, split), self._fewer_values(cell, column), self._lost(cell, column))
+        parts = (self._why_incomplete(cell, split), self._fewer_values(cell, column), self._lost(cell, column, split))
         return "; ".join(part for part in parts if part)
 
-    def lacks_cases(self, cell: Cell) -> bool:
+    def lacks_cases(self, cell: Cell, split: str) -> bool:
         """Whether cases on which the method failed are left out of the value."""
-        failed = not self.statuses.get((cell.dataset, cell.method or ""), {"ok": True})["ok"]
-        return failed and self.options.failed == "drop"
+        return self._failed(cell, split) and self.options.failed == "drop"
+
+    def _failed(self, cell: Cell, split: str) -> bool:
+        """Whether the method failed on a case of the split; one job may have aligned those of others, too."""
+        status = self.statuses.get((cell.dataset, cell.method or ""), {"ok": True})
+        named = {case for cases in status.get("failed", {}).values() for case in cases}
+        return not status["ok"] and (not named or bool(named & set(self._patients(cell.dataset, split))))
+
+    def _patients(self, dataset: str, split: str) -> dict[str, str]:
+        """The patient of every case of a split."""
+        cases = [case for case in self.info.get(dataset, {"cases": []})["cases"] if case["split"] == split]
+        return {case["case"]: case.get("patient") or case["case"] for case in cases}
 
     def _why_incomplete(self, cell: Cell, split: str) -> str:
-        status = self.statuses.get((cell.dataset, cell.method or ""), {"ok": True})
-        if not status["ok"]:
+        if self._failed(cell, split):
             how = "failed cases count as unaligned" if self.options.failed == "unaligned" else "incomplete"
-            return f"{how}: {status.get('reason') or 'some cases failed'}"
-        cases = [case for case in self.info.get(cell.dataset, {"cases": []})["cases"] if case["split"] == split]
-        few = self.options.unit == "patient" and 0 < cell.n < len(cases)
-        return f"{cell.n} of {len(cases)} patients" if few else ""
+            reason = self.statuses[cell.dataset, cell.method or ""].get("reason")
+            return f"{how}: {reason or 'some cases failed'}"
+        patients = set(self._patients(cell.dataset, split).values())
+        few = self.options.unit == "patient" and 0 < cell.n < len(patients)
+        return f"{cell.n} of {len(patients)} patients" if few else ""
 
     def _fewer_values(self, cell: Cell, column: Column) -> str:
         """How many structures or slices have a value, where the same cases have more of them with another method."""
@@ -92,9 +102,10 @@ class Source:
         found = found[(found["structure"] != "") | (found["slice"] != "")]
         return set(zip(found["case"], found["slice"].astype(str), found["structure"], strict=True))
 
-    def _lost(self, cell: Cell, column: Column) -> str:
+    def _lost(self, cell: Cell, column: Column, split: str) -> str:
         """Which structures an alignment lost, so that their distance is made up."""
-        notes = self.statuses.get((cell.dataset, cell.method or ""), {}).get("notes", {}).get(cell.metric, ())
+        remarks = self.statuses.get((cell.dataset, cell.method or ""), {}).get("notes", {})
+        notes = remarks.get(split, {}).get(cell.metric, ())
         parts = [part for note in notes for part in note.split("; ") if LOST in part]
         parts = [part for part in parts if not column.structure or part.startswith(f"{column.structure} ")]
         return "; ".join(dict.fromkeys(parts))

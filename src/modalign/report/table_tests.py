@@ -24,6 +24,7 @@ def summarise(cell: Cell, rows: pd.DataFrame, column: Column, options: TableOpti
     sample = replace(measured, values=measured.values * column.scale)
     cell.mean, cell.n, cell.seeds = float(sample.values.mean()), len(sample.values), sample.seeds
     cell.sd = float(sample.values.std(ddof=1)) if cell.n > 1 else math.nan
+    cell.unit = "slice" if any(index for _, index in sample.units) else "patient"
     rng = _generator(cell, column, options, "mean")
     cell.ci_low, cell.ci_high = statistics.bootstrap_interval(
         sample.values, sample.patients, rng, options.n_boot, options.confidence
@@ -53,7 +54,8 @@ def compare(
         cell.difference_low, cell.difference_high = statistics.bootstrap_interval(
             mine - theirs, patients, rng, options.n_boot, options.confidence
         )
-    tested = [cell.smallest_p for cell in cells if not math.isnan(cell.p)]
+    # By the pairs, not by those that differ: ties may be the methods' doing.
+    tested = [statistics.smallest_p(cell.pairs) for cell in cells if not math.isnan(cell.p)]
     for cell, p in zip(cells, statistics.holm([cell.p for cell in cells]), strict=True):
         cell.p_holm = float(p)
         if not math.isnan(p):

@@ -40,7 +40,7 @@ def build_table(
         table: from :mod:`modalign.papers`.
         metrics: metrics files of any methods and data sets; what the table doesn't need is ignored.
         statuses: ``{"ok": bool, "reason": str}`` by (data set, method variant), and where known ``"failed"``, the
-            cases that failed by seed, and ``"notes"``, remarks by measure.
+            cases that failed by seed, and ``"notes"``, remarks by split and measure.
         info: ``cases.json`` by data set.
         options: statistical unit, bootstrap, methods beyond the paper.
 
@@ -131,7 +131,7 @@ def _fill_column(
         values.append(sample)
     most = max((cell.n for cell in cells), default=0)
     for cell in cells:
-        cell.complete = cell.n in (0, most) and not source.lacks_cases(cell)
+        cell.complete = cell.n in (0, most) and not source.lacks_cases(cell, table.split)
     proposed = rows.index(block.proposed_row)
     compare(cells, values, proposed, column, source.options)
     mark_best(rows, cells, column)
