@@ -47,7 +47,7 @@ lock: .tools/uv  ## requirements.lock from pyproject.toml
 	    --no-header --no-emit-index-url --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .tools .snakemake
+	rm -rf .venv .tools
 
 $(STAMP): requirements.lock .tools/uv
 	test -x $(BIN)/python || .tools/uv venv --quiet --no-python-downloads --python $(PYTHON) .venv

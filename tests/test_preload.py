@@ -36,6 +36,17 @@ def alone():
     return {name: value for name, value in (os.environ | JOB_ENVIRONMENT).items() if name != ADDRESS}
 
 
+def test_where_no_socket_fits_the_command_runs_without_a_launcher(tmp_path):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    said = "import os; print(os.environ.get('MODALIGN_PRELOADED', 'alone'))"
+    command = [sys.executable, "-m", "modalign.preload", sys.executable, "-c", said]
+    environment = os.environ | {"TMPDIR": str(folder)}
+    environment.pop(ADDRESS, None)
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.strip() == "alone"
+
+
 def modalign(*arguments, **options):
     command = [sys.executable, "-m", "modalign", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)

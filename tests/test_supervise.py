@@ -10,6 +10,7 @@ import time
 import pytest
 
 from modalign.errors import ConfigError
+from modalign.memory import _limits
 from modalign.supervise import CANNOT_READ, CANNOT_WRITE, supervised
 
 
@@ -32,6 +33,24 @@ def test_a_message_for_the_user_stays_as_it_is():
         raise ConfigError("there is no such thing")
 
     assert supervised(work).reason == "there is no such thing"
+
+
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [
+        ("0::/slurm/job_7/step_0", "slurm/job_7/memory.max"),
+        ("0::/slurm/job_7/step_0", "memory.max"),
+        ("5:cpu,memory:/slurm/job_7", "memory/slurm/memory.limit_in_bytes"),
+    ],
+)
+def test_the_memory_is_what_the_groups_around_a_job_allow(tmp_path, line, file):
+    (tmp_path / "cgroup").write_text(f"3:cpu:/elsewhere\n{line}\n")
+    path = tmp_path / "sys" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("16000000000\n")
+    found = [limit.read_text() for limit in _limits(tmp_path / "cgroup", tmp_path / "sys") if limit.is_file()]
+    assert "16000000000\n" in found
+    assert not any("elsewhere" in str(limit) for limit in _limits(tmp_path / "cgroup", tmp_path / "sys"))
 
 
 def test_lack_of_memory_is_named():

@@ -85,6 +85,16 @@ def test_the_cluster_profile_plans_the_same_jobs(tmp_path):
     assert dict(counts[0])["align_cases"]
 
 
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_jobs_on_a_cluster_ask_for_a_gpu_that_this_machine_need_not_have(device, tmp_path):
+    profile = ["--profile", str(ROOT / "profiles" / "slurm"), "--config", f"device={device}"]
+    result = snakemake(tmp_path, "--dry-run", *profile, configs=[ROOT / "config" / "smoke.yaml"])
+    assert result.returncode == 0, result.stdout
+    jobs = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: .*?(?:gpu=(\d))", result.stdout, re.M)
+    asked = {rule: gpu for rule, gpu in jobs if gpu == "1"}
+    assert {"train_method", "align_cases", "train_segmenter", "segment_cases"} <= set(asked)
+
+
 TINY = {
     "papers": ["cao2018"],
     "archives": {"goldatlas": {"phantom": {"patients": 2, "size": [24, 24, 8]}}},

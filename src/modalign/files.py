@@ -67,7 +67,8 @@ def check_writable(folder: Path | str) -> None:
     probe = Path(folder) / ".modalign-can-write"
     with replacing(probe):
         pass
-    probe.unlink()
+    # Another job may ask the same of the same folder.
+    probe.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

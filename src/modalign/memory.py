@@ -1,7 +1,10 @@
 """How much memory and processor time a job took."""
 
+import os
 import resource
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from modalign.preloaded import imported
@@ -46,17 +49,36 @@ def peak_memory_of_children_mb() -> float:
 
 
 def total_memory_mb() -> float:
-    """Physical memory of the machine in MB, or the limit of this control group where that is lower."""
-    import os
-    from pathlib import Path
+    """What this process may have in MB: the machine's memory, or the lowest limit of the control groups that it is in.
 
+    A cluster's scheduler puts every job into a group of its own.
+    """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for path in _limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")):
         try:
-            total = min(total, int(Path(path).read_text()) / 1e6)
+            total = min(total, int(path.read_text()) / 1e6)
         except (OSError, ValueError):
             continue
     return total
+
+
+def _limits(membership: Path, root: Path) -> Iterator[Path]:
+    """The files with the memory limits of the control groups in `membership`, and of all groups around them.
+
+    A line is ``0::/path`` (version 2) or ``5:memory:/path`` (version 1).
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/", "0:memory:/"]:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = Path(path.lstrip("/"))
+        for place in (group, *group.parents):
+            yield mount / place / name
 
 
 def _resident_mb(who: int) -> float:

@@ -32,6 +32,9 @@ from modalign.preloaded import ACCEPTED, ADDRESS, HEADER, JOB_ENVIRONMENT, REFUS
 
 LIBRARIES = ("pandas", "scipy.stats", "SimpleITK", "torch", "torchvision")
 
+LONGEST_ADDRESS = 107
+"""Bytes in the path of a Unix socket; where the folder for temporary files has a longer one, jobs start as usual."""
+
 
 def launch(command: list[str]) -> int:
     """Run a command whose jobs find a launcher; returns its exit code."""
@@ -39,6 +42,8 @@ def launch(command: list[str]) -> int:
         return subprocess.run(command, check=False).returncode
     with tempfile.TemporaryDirectory(prefix="modalign-") as folder:
         address = str(Path(folder) / "launcher")
+        if len(os.fsencode(address)) > LONGEST_ADDRESS:
+            return subprocess.run(command, check=False).returncode
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(address)
             listener.listen(128)

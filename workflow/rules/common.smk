@@ -28,10 +28,13 @@ except WorkflowError as error:
         raise
     raise WorkflowError(explain(error.__context__)) from None
 
+# Which executor was chosen Snakemake doesn't say while it reads this; a number of nodes is set for clusters alone.
+ON_CLUSTER = workflow.resource_settings.nodes is not None
+
 try:
     PLAN = make_plan(config)
     # Jobs parse the workflow again, on other machines as well; what a run needs is looked for once.
-    here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    here = not ON_CLUSTER and not workflow.deployment_settings.deployment_method
     absent = (
         missing(PLAN, config, Path.cwd(), jobs_here=here)
         if workflow.is_main_process
@@ -47,7 +50,7 @@ if absent:
 variables = JOB_ENVIRONMENT | {"PYTHONPATH": str(ROOT / "src")}
 shell.prefix(
     f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())}; "
-    + f"unset {ADDRESS}; " * workflow.non_local_exec
+    + f"unset {ADDRESS}; " * (ON_CLUSTER or workflow.remote_exec)
 )
 
 
@@ -82,7 +85,7 @@ def archive_folder(wildcards):
 # that go to a cluster ask for one unless the configuration says device: cpu.
 GPU = int(
     config["device"] == "cuda"
-    or (config["device"] == "auto" and (workflow.non_local_exec or has_gpu()))
+    or (config["device"] == "auto" and (ON_CLUSTER or has_gpu()))
 )
 
 
@@ -122,6 +125,11 @@ def uses_gpu(method):
     """Whether a method, or one that it builds on, is faster on a GPU."""
     names = [method, *PLAN.trained_needs(method)]
     return any(PLAN.variants[name].accelerated for name in names)
+
+
+def training_gpus(wildcards):
+    """As many GPUs as the method trains on, if there are any."""
+    return GPU * PLAN.variants[wildcards.method].options.get("devices", 1)
 
 
 def needed_models(wildcards):

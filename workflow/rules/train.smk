@@ -15,8 +15,9 @@ rule train_method:
         "../../envs/torch.yaml"
     threads: lambda wildcards: PLAN.variants[wildcards.method].threads
     resources:
-        gpu=GPU,
-        mem_mb=16000,
+        gpu=training_gpus,
+        # A training that was killed for memory gets twice as much.
+        mem_mb=lambda wildcards, attempt: 16000 * 2 ** (attempt - 1),
         runtime=training_minutes,
     params:
         store=subpath(input.cases, parent=True),

@@ -5,7 +5,7 @@ Columns: ``case``, ``fixed``, ``moving``, and, where they exist, ``split`` (trai
 ``evaluation_mask``. Paths are relative to the CSV. Methods look inside the masks of the two scans, and measures inside
 that of the fixed one, or inside the evaluation mask where there is one. Label files hold one integer map, or a 4D stack
 of masks (X, Y, Z, L), of which later ones lie on top. With ``patient``, several scans of one person are kept in one
-split.
+split, may share a scan, and count once in the statistics.
 """
 
 import csv
