@@ -135,9 +135,13 @@ def test_the_masks_of_a_translator_are_switched_on_as_well():
     options, masked = with_masks("demons", {"iterations": 5}, needs)
     assert options == {"use_masks": True, "iterations": 5}
     assert masked["translator"]["options"] == {"use_masks": True}
-    assert with_masks("demons", None, {"translator": {"method": "identity", "dimension": 3}})[1] == {
-        "translator": {"method": "identity", "dimension": 3}
-    }
+    without = {"translator": {"method": "munit", "dimension": 3}}
+    assert with_masks("demons", None, without)[1] == without
+    for needed in ({}, "identity"):
+        with pytest.raises(ConfigError, match="the translator of method demons is .*; write .*method.: its name"):
+            with_masks("demons", None, {"translator": needed})
+    with pytest.raises(ConfigError, match="method demons builds on other methods: it needs"):
+        with_masks("demons", None, None)
 
 
 def test_what_is_no_image_is_refused_with_advice(scans):

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from modalign.align_files import align_pair, parse_json
-from modalign.cli import app
+from modalign.cli import app, main
 from modalign.errors import ConfigError, DataError
 from modalign.volumes import Volume, from_nibabel, read_volume, write_volume
 
@@ -79,6 +79,80 @@ def test_options_that_are_no_names_and_values(pair, text):
 def test_shards_that_cannot_be(text, tmp_path):
     result = modalign("align-cases", tmp_path, "--spec", "{}", "--out", tmp_path, "--shard", text)
     assert result.stderr.startswith(f"error: --shard is '{text}': write i-of-n")
+
+
+SPEC = '{"method": "identity", "dimension": 3}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", ".", "--spec", "{}", "--model", "m"], "--spec: it has no dimension: write 2 or 3, as in {"),
+        (["align-cases", ".", "--spec", '{"method": "syn"}', "--out", "o"], "--spec: it has no dimension: write 2 or"),
+        (["train", ".", "--spec", '{"dimension": 3}', "--model", "m"], "--spec: {'dimension': 3} names no method: wri"),
+        (
+            ["train", ".", "--spec", '{"method": "syn", "dimension": 4}', "--model", "m"],
+            "--spec: its dimension is 4: write 2 or 3",
+        ),
+        (
+            ["train", ".", "--spec", '{"method": "syn", "dimension": 3, "option": {}}', "--model", "m"],
+            "--spec: there is no entry 'option'; the entries are: method, dimension, options, needs",
+        ),
+        (
+            [
+                "train",
+                ".",
+                "--spec",
+                '{"method": "demons", "dimension": 3, "needs": {"translator": "x"}}',
+                "--model",
+                "m",
+            ],
+            "--spec: needs: translator: 'x' names no method: write {",
+        ),
+        (
+            ["align-cases", ".", "--spec", SPEC, "--out", "o", "--splits", "test,tset"],
+            "--splits: there is no split 'tset': write train, validation, test, separated by commas",
+        ),
+        (
+            ["measure", ".", "run.json", "--method", "m", "--measures", "gc", "--out", "o.tsv", "--options", "[1]"],
+            "--options has to be JSON",
+        ),
+        (
+            [
+                "measure",
+                ".",
+                "run.json",
+                "--method",
+                "m",
+                "--measures",
+                "gc",
+                "--out",
+                "o.tsv",
+                "--options",
+                '{"gc": 1}',
+            ],
+            "--options: gc is 1: write its options by name",
+        ),
+        (
+            ["align", "a", "b", "-o", "o", "--method", "demons", "--mask-fixed", "m", "--needs", '{"translator": {}}'],
+            "--needs: translator: {} names no method: write {",
+        ),
+        (["failures", "nowhere"], "nowhere is not a folder: name the results folder of a run"),
+    ],
+)
+def test_what_is_misspelt_is_refused_before_anything_is_done(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["modalign", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    # A text, which Python prints with exit status 1.
+    assert str(ended.value).startswith(f"error: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_results_folder_without_failures_says_so(tmp_path):
+    done = modalign("failures", tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (0, f"nothing failed in {tmp_path}")
 
 
 def test_what_an_earlier_run_left_does_not_pass_for_a_result(pair, tmp_path):

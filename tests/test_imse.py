@@ -201,3 +201,28 @@ def test_mae_is_for_one_contrast():
     assert VoxelMorph({"similarity": "mae", "translator": True}, 2).options.weight_of_smoothness == 0.5
     assert np.isclose(Imse({"preset": "imse3d"}, 3).options.weight_of_smoothness, 1.0)
     assert np.isclose(Imse({"preset": "imse2d"}, 2).options.weight_of_smoothness, 2 / 3)
+
+
+def test_a_retrained_evaluator_trains_its_registration_again(slices, tmp_path):
+    """Also where the new weights lie in the folder of the old ones."""
+    store, unseen = slices
+    fields, resumes = [], []
+    for steps in (1, 1, 2):
+        evaluator = ImseEvaluator({**EASY, "steps": steps}, 2, Context(model=tmp_path / "evaluator"))
+        evaluator.train(store)
+        context = Context(model=tmp_path / "imse", needs={"evaluator": evaluator})
+        method = Imse({"preset": "small", "steps": 2, "keep": "last"}, 2, context)
+        resumes.append(method.train(store)["resumes"])
+        fields.append(method.align(unseen[0]).field)
+    assert resumes == [0, 1, 0]
+    assert np.array_equal(fields[0], fields[1])
+    assert not np.array_equal(fields[1], fields[2])
+
+
+def test_the_evaluator_works_where_the_batch_is():
+    """One process of several has its batches on a GPU of its own, which it isn't told before it trains."""
+    method = ImseEvaluator(EASY, 2)
+    method._loaded = method._network(), {}
+    source, reference = torch.rand(2, 1, 1, 16, 16, device="meta")
+    assert method.error(source, reference).device.type == "meta"
+    assert {weights.device.type for weights in method._loaded[0].parameters()} == {"meta"}

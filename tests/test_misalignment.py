@@ -73,6 +73,14 @@ def test_the_elastic_part_is_smoothed_noise(monkeypatch):
         np.testing.assert_allclose(field[axis], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(200, 160), (40, 36, 20)])
+def test_mixed_precision_moves_nothing(shape):
+    settings = {"rotation_deg": 5.0, "translation_half_fov": (0.1, 0.1, 0.1), "scale": 0.1, "alpha_voxels": 80.0}
+    expected = field_of(shape, **settings)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(field_of(shape, **settings), expected)
+
+
 def test_a_nominal_size_keeps_displacements_in_shares_of_the_width():
     elastic = {"sigma_voxels": 12.0, "alpha_voxels": 80.0}
     inner = (slice(None), slice(None), slice(20, -20, 5), slice(20, -20, 5))

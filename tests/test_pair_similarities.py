@@ -131,6 +131,13 @@ def test_joint_histogram_gives_the_mutual_information_of_the_simple_version(rng)
     torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-12)
 
 
+def test_mixed_precision_does_not_change_the_joint_histogram(rng):
+    fixed, warped = textured(rng, 20, 22, 19).float(), textured(rng, 20, 22, 19).float()
+    expected = joint_histogram(fixed, warped, torch.ones_like(fixed), 23)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(joint_histogram(fixed, warped, torch.ones_like(fixed), 23), expected)
+
+
 def test_information_of_known_distributions():
     identical = torch.diag(torch.full((8,), 1 / 8, dtype=torch.float64))
     assert histogram_information(identical).item() == pytest.approx(np.log(8), abs=1e-4)

@@ -80,3 +80,24 @@ def test_a_step_with_the_options_of_the_overlay(tmp_path, overlay, name, size, s
     assert math.isfinite(found["seconds"])
     assert found["seconds"] > 0
     assert found["batch"] == 1
+
+
+def test_imse_overlay_has_the_settings_of_the_released_baselines():
+    """Generators: 200 epochs of batches of 8, on whole slices. Mutual information: 30 bins (2D), 50 (3D), no air."""
+    variants = paper_scale.trained_variants("imse")
+    made = {name: paper_scale.build(variants[name]).options for name in ("cyclegan", "reggan")}
+    for options in made.values():
+        assert (options.epochs, options.steps, options.batch, options.crop) == (200, None, 8, None)
+        assert (options.learning_rate, options.weight_decay, options.gan_weight) == (1e-4, 0, 1)
+    assert (made["cyclegan"].cycle_weight, made["cyclegan"].identity_weight) == (10, 5)
+    assert (made["reggan"].correction_weight, made["reggan"].smoothness_weight) == (20, 10)
+    assert made["reggan"].reversed_order == "none"
+    for name, similarity, bins, masked in (("2d", "mi", 30, True), ("3d", "mi", 50, True), ("2d", "ncc", 23, False)):
+        options = paper_scale.build(variants[f"voxelmorph-{similarity}-{name}"]).options
+        assert (options.preset, options.similarity, options.bins, options.masked) == (
+            f"imse{name}",
+            similarity,
+            bins,
+            masked,
+        )
+        assert options.misalign.of == "both"

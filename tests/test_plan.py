@@ -216,12 +216,60 @@ def _set(*path):
             r"measure dice: region can't be 'organ'; write one of: mask, grid, slice",
         ),
         (_set("measure_options", {"dise": {}}), r"measure_options: there is no measure 'dise'"),
+        (_set("measure_options", {"dice": 1}), r"measure_options: dice is 1: write its options by name"),
+        (
+            _set("segmentation", {"kind": "small", "stepz": 100}),
+            r"segmentation: stepz is 100.*the options are: kind, st",
+        ),
+        (
+            _set("segmentation", {"kind": "small", "steps": 0}),
+            r"segmentation: steps is 0: Input should be greater than",
+        ),
+        (
+            _set("datasets", "goldatlas-ct-mr", "proposed", "sny-cao"),
+            r"proposed: 'sny-cao' is not compared on this data set; write one of those that are: .*identity, .*syn-cao",
+        ),
+        # A method of the configuration, but not one of this data set.
+        (
+            _set("datasets", "goldatlas-ct-mr", "proposed", "munit"),
+            r"proposed: 'munit' is not compared on this data set",
+        ),
+        (_set("tables", {"rgb": [1]}), r"tables: there is no paper 'rgb'; the papers are: rbg, registformer, locor"),
+        (
+            _set("datasets", "goldatlas-ct-mr", "split", "caoo"),
+            r"goldatlas-ct-mr: split 'caoo' is no file, and no known name: the names are .*cao and published; a file",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(config, change, message):
     change(config)
     with pytest.raises(ConfigError, match=message):
         make_plan(config)
+
+
+def test_splits_proposed_methods_and_tables_that_can_be_are_taken(config, tmp_path):
+    config["papers"], config["tables"] = ["cao2018"], {"rbg": [1]}  # a paper that isn't asked for
+    entry = config["datasets"]["goldatlas-ct-mr"]
+    entry["proposed"] = "syn-cao"
+    (tmp_path / "mine.tsv").write_text("p1\ttest\n")
+    for split in ("cao", "published", None, str(tmp_path / "mine.tsv")):
+        entry["split"] = split
+        assert make_plan(config).datasets["goldatlas-ct-mr"]["proposed"] == "syn-cao"
+    # As for the index, a relative path starts where the scans lie, or the CSV that names them.
+    entry["split"] = "mine.tsv"
+    for source in (tmp_path, tmp_path / "pairs.csv"):
+        (tmp_path / "pairs.csv").touch()
+        config["archives"]["goldatlas"]["source"] = str(source)
+        assert make_plan(config).cells
+
+
+def test_methods_that_join_a_table_of_another_target_are_run_on_its_split(config):
+    config["papers"], config["tables"] = ["rbg"], {"rbg": [1]}
+    plan = make_plan(config)
+    extras = {cell for cell in plan.reachable - plan.cells if cell[1] in plan.table_extras("rbg", 2)}
+    assert ("synthrad2023-cbct-ct-brain", "convexadam") in extras
+    assert all(plan.splits(cell) == ["test"] for cell in extras)
+    assert all(plan.splits(cell) for cell in plan.reachable)
 
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)

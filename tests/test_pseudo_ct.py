@@ -15,7 +15,8 @@ from modalign.methods.intensity_map import IntensityMap
 from modalign.methods.pseudo_ct import PseudoCT
 from modalign.networks.pseudo_ct import WIDTHS, Discriminator, RegistrationNet, UNet
 from modalign.spatial.warp import identity, warp
-from modalign.training.equivariance import Motion, look, random_motion, rigidity_penalty
+from modalign.training.data import draw_cases
+from modalign.training.equivariance import Motion, Weights, look, random_motion, rigidity_penalty, synthesis_terms
 from modalign.training.misaligned_pairs import blended, from_network, normalised_fixed, to_network, write_pairs
 from modalign.volumes import Volume, write_volume
 
@@ -121,6 +122,25 @@ def test_the_splits_to_train_on_are_the_ones_that_are_read(tmp_path):
         PseudoCT(options, 2, Context(model=tmp_path / "model")).train(empty)
 
 
+def test_a_share_of_the_cases_is_drawn(tmp_path):
+    store = write_store(tmp_path / "store", {"train": [head(seed) for seed in range(4)]})
+    options = {"preset": "small", "steps": 1, "rigid": False, "train_fraction": 0.5}
+    record = PseudoCT(options, 2, Context(seed=3, model=tmp_path / "model")).train(store)
+    assert record["trained_on"] == draw_cases(store.ids(), 0.5, 3, "heads")
+    assert len(record["trained_on"]) == 2
+
+
+def test_pairs_are_written_again_by_other_code(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "store", {"train": [head(0)]})
+    path, _ = write_pairs(store, ["head-0"], tmp_path / "pairs.h5", rigid=False, context=Context())
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr("modalign.training.misaligned_pairs.code_digest", lambda *modules: "changed")
+    for _ in range(2):
+        write_pairs(store, ["head-0"], path, rigid=False, context=Context())
+        assert path.stat().st_mtime_ns != before
+        monkeypatch.setattr("modalign.training.misaligned_pairs.warp_volume", None)
+
+
 def test_pairs_are_in_hu_and_registered_rigidly_and_written_once(tmp_path):
     case = head(0)
     shifted = Volume(case.moving.data, case.moving.affine.copy())
@@ -147,6 +167,9 @@ def test_a_motion_and_the_motion_undone_are_inverse():
     field = motion.field((12, 10, 8))
     torch.testing.assert_close(motion.undone(field), torch.zeros_like(field), atol=1e-4, rtol=0)
     quarter = Motion(torch.tensor([[[0.0, -1.0], [1.0, 0.0]]]), torch.tensor([[1.0, 0.0]]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(motion.field((12, 10, 8)), field)
+        torch.testing.assert_close(motion.undone(field), torch.zeros_like(field), atol=1e-4, rtol=0)
     image = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0))
     turned = warp(image, quarter.field((9, 9)))
     # Looks up (x, y) -> (-y + 1, x) about the centre.
@@ -158,6 +181,8 @@ def test_rigid_motions_cost_nothing_and_known_deformations_what_they_should():
     spacing = (1.5, 2.0, 4.0)
     rigid = random_motion(1, spacing, 25, 4, np.random.default_rng(1)).field((8, 9, 7)).double()
     assert float(rigidity_penalty(rigid, spacing)) < 1e-8
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(rigidity_penalty(rigid.float(), spacing)) < 1e-8
     x = identity((8, 9, 7), torch.device("cpu"), torch.float64)
     stretched = torch.zeros_like(x)
     stretched[:, 0] = 0.1 * x[:, 0]
@@ -184,6 +209,26 @@ def test_what_the_discriminator_sees_is_aligned_when_the_networks_are_perfect():
     inner = (..., slice(4, -4), slice(4, -4))
     torch.testing.assert_close(seen.fake[inner], expected[inner], atol=0.03, rtol=0)
     torch.testing.assert_close(seen.real, warp(x, seen.motion_field))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (16, 16, 8)])
+def test_mixed_precision_has_nearly_the_same_losses(size):
+    torch.manual_seed(0)
+    networks = PseudoCT({"preset": "small", "adversarial_weight": 0.01}, len(size))._networks()
+    for name in ("cross", "intra"):
+        # Larger velocities than those of the first steps.
+        for weights in list(networks[name].parameters())[-2:]:
+            torch.nn.init.normal_(weights, std=0.3)
+    x, y = torch.rand(2, 2, 1, *size, generator=torch.Generator().manual_seed(0))
+    motion = random_motion(2, [1.0] * len(size), 20, 2, np.random.default_rng(0))
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half), torch.no_grad():
+            seen = look(networks, x, y, torch.ones_like(x), motion, 4)
+            terms = synthesis_terms(networks["discriminator"], seen, [1.0] * len(size), Weights())
+        found.append({name: float(term) for name, term in terms.items()})
+    assert found[0]["rigidity"] > 1e-4
+    assert found[1] == pytest.approx(found[0], rel=0.05)
 
 
 def test_patches_are_blended_without_seams():
@@ -229,6 +274,8 @@ def test_registrations_start_close_to_nothing_and_the_discriminator_takes_thin_i
     [
         ({"train_on": []}, r"train_on names no split: write \[train\]"),
         ({"steps": 5, "epochs": 2}, "either in steps or in epochs"),
+        ({"keep": "best"}, "makes no validations, and its last weights are used: leave out keep and validate_every"),
+        ({"validate_every": 5}, "makes no validations"),
         ({"crop": [32, 32, 32]}, r"has crop \[32, 32, 32\], and works in 2 dimensions"),
     ],
 )

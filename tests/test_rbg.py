@@ -11,7 +11,7 @@ from ellipsoid_pairs import Recolour, phantom_case, write_store
 
 from modalign.cases import Alignment, Case, CaseStore
 from modalign.errors import ConfigError, DataError
-from modalign.methods._stage2_losses import as_slices
+from modalign.methods._stage2_losses import Stage2Losses, as_slices
 from modalign.methods.base import Context, Method
 from modalign.methods.rbg import Rbg
 from modalign.methods.rbg_stage1 import RbgStage1
@@ -251,3 +251,30 @@ def test_presets(tmp_path):
         Rbg({"preset": "small"}, 2, context(tmp_path)).train(write_store(tmp_path, {}))
     with pytest.raises(DataError, match=r"weights\.pt does not exist: train this method"):
         Rbg({"preset": "small"}, 2, context(tmp_path)).align(phantom_case(0, (16, 16), 1.0, 4.0))
+
+
+def test_features_are_computed_where_the_batch_is():
+    """One process of several has its batches on a GPU of its own, which it isn't told before it trains."""
+    losses = Stage2Losses(Rbg({"preset": "small"}, 2).options, {}, 0, ("test",), 1)
+    assert losses.layers
+    found = losses._features(torch.zeros(1, 1, 32, 32, device="meta"), losses.layers)
+    assert {features.device.type for features in found.values()} == {"meta"}
+    assert {weights.device.type for weights in losses.vgg.state_dict().values()} == {"meta"}
+
+
+def test_large_slices_are_translated_in_fewer_at_a_time(slices, tmp_path, monkeypatch):
+    store, (case,) = slices
+    method = RbgStage1({"preset": "small", "steps": 1, "batch": 1}, 2, context(tmp_path))
+    method.train(store)
+    assert method._together(torch.empty(20, 1, 512, 512, device="meta")) == 16
+    published = RbgStage1({"preset": "paper"}, 2)
+    assert published._together(torch.empty(20, 1, 384, 320, device="meta")) == 2
+    assert published._together(torch.empty(20, 1, 2048, 2048, device="meta")) == 1
+    seen = []
+    translate = method._translate
+    monkeypatch.setattr(method, "_translate", lambda g, x, y: seen.append(len(x)) or translate(g, x, y))
+    whole = method.align(case).image.data
+    monkeypatch.setattr("modalign.methods.rbg_stage1.FEATURES", 4 * 16 * 48 * 48 + 1)
+    # The strength of the noise is 0 before much is learned.
+    np.testing.assert_allclose(method.align(case).image.data, whole, atol=0.05 * np.ptp(whole))
+    assert seen == [6, 4, 2]

@@ -208,3 +208,23 @@ def test_bending_energy_of_a_quadratic_field():
     field = torch.from_numpy(np.stack([x**2, x * y]))[None]
     # Mean over both components of (2^2) and (2 * 1^2).
     assert bending_energy(field).item() == pytest.approx((4 + 2) / 2)
+
+
+def test_mixed_precision_changes_no_similarity(rng):
+    """Matrices are multiplied in half precision there, where differences of means and sums of histograms get lost."""
+    fixed, warped = images(rng, 40, 36).float() + 3, images(rng, 40, 36).float() + 3
+    inside = (fixed > 3.3).float()
+    measures = (
+        lambda: gaussian_mean(fixed, 2.0),
+        lambda: gaussian_ncc(fixed, warped, inside),
+        lambda: mutual_information(fixed, warped, None, 23, limits=None),
+        lambda: mutual_information(fixed - 3, warped - 3, inside, 50),
+    )
+    for measure in measures:
+        expected = measure()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(measure(), expected)
+    # What a network makes under mixed precision is in half precision itself.
+    coarse = warped.bfloat16()
+    assert gaussian_ncc(fixed, coarse).item() == gaussian_ncc(fixed, coarse.float()).item()
+    assert mutual_information(fixed, coarse).item() == mutual_information(fixed, coarse.float()).item()

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from modalign.cases import Case
 from modalign.errors import DataError
+from modalign.preprocess import store
 from modalign.training.data import PackedCases, Sampling, data_digest
+from modalign.volumes import Volume
 
 
 def write_packed(path: Path, rng: np.random.Generator) -> Path:
@@ -83,6 +86,16 @@ def test_limits_copy_no_image(packed):
     assert high == pytest.approx(3995, abs=2)
 
 
+def test_limits_look_at_every_column(packed):
+    """Also where a million voxels are one of every row: the first voxel of a row is air, as a rule."""
+    data = PackedCases(packed, Sampling(2))
+    rows = np.lib.stride_tricks.as_strided(np.arange(320.0), (500_000, 320), (0, 8))
+    data.images["fixed"] = [rows, rows]
+    low, high = data.limits("fixed")
+    assert low == pytest.approx(0, abs=1)
+    assert high == pytest.approx(319, abs=1)
+
+
 def test_crops_are_at_the_same_place_in_both_images_and_pad_what_is_too_small(packed):
     data = PackedCases(packed, Sampling(3, batch=2, crop=(12, 16, 6), flips=True))
     for step in range(6):
@@ -139,6 +152,45 @@ def test_the_data_digest_follows_the_content(packed):
     with h5py.File(packed, "a") as file:
         file["a/fixed"][3, 3, 3] = 0.123
     assert data_digest(packed) != before
+
+
+@pytest.fixture
+def packed_cases(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> dict[str, Case]:
+    """Many cases of equal size, as the packing of splits will load them."""
+
+    def volume() -> Volume:
+        return Volume(rng.random((128, 64, 16), np.float32), np.eye(4))
+
+    cases = {f"p{number:02}": Case(f"p{number:02}", volume(), volume()) for number in range(40)}
+    monkeypatch.setattr(store, "load_case", lambda folder, parts: cases[folder.name])
+    return cases
+
+
+def test_one_other_image_of_many_changes_the_data_digest(tmp_path, packed_cases):
+    def digest(folder: str) -> str:
+        store.pack_split(tmp_path / folder, "train", list(packed_cases))
+        return data_digest(tmp_path / folder / "train.h5")
+
+    before = digest("a")
+    assert digest("b") == before
+    packed_cases["p17"].moving.data[20, 20, 4] += 1e-3
+    other = digest("a")
+    assert other != before
+    case = packed_cases["p17"]
+    packed_cases["p17"] = Case("p17", case.fixed, case.fixed)
+    assert digest("a") not in (before, other)
+
+
+def test_without_a_digest_of_each_case_the_whole_file_is_read(tmp_path, packed_cases):
+    store.pack_split(tmp_path, "train", list(packed_cases))
+    path = tmp_path / "train.h5"
+    digests = {data_digest(path)}
+    with h5py.File(path, "a") as file:
+        del file["p05"].attrs["sha256"]
+    digests.add(data_digest(path))
+    with h5py.File(path, "a") as file:
+        file["p31/fixed"][30, 10, 3] += 1
+    assert len(digests | {data_digest(path)}) == 3
 
 
 def test_slices_without_contrast_are_left_out(tmp_path, rng):

@@ -186,6 +186,20 @@ def test_what_cannot_be_tuned_says_why(shift, store, tmp_path):
         run_trials(shift, store, tmp_path / "trials", [0])
 
 
+def test_translations_that_failed_say_why_themselves(shift, store, tmp_path):
+    folder = tmp_path / "translations"
+    write_json(folder / "run-1-of-1.json", {"ok": False, "error": "training failed: no memory"})
+    with pytest.raises(DataError, match="mae_pseudo_hu compares with translations, and these failed: training failed"):
+        trials_job(
+            search_for(shift, objective="mae_pseudo_hu"),
+            store,
+            tmp_path / "trials-0.json",
+            number=0,
+            pseudo=folder,
+            device="cpu",
+        )
+
+
 def test_tuned_options_go_before_those_of_the_configuration(tmp_path):
     write_json(tmp_path / "chosen.json", {"options": {"b": 2}})
     spec = {"method": "x", "options": {"a": 1, "b": 1}}

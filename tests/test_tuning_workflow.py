@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from modalign.digest import code_digest
 from modalign.plan import make_plan
 
 pytestmark = pytest.mark.workflow
@@ -137,6 +138,10 @@ def test_a_round_of_trials_ends_with_the_better_options(tmp_path):
     assert first["options"] == {"bending_energy": 0.001, "linear_energy": 0.01}
     assert second["options"] != first["options"]
     assert all(case["ok"] for trial in (first, second) for case in trial["cases"])
+    code = json.loads((folder / "search.json").read_text())["code"]
+    # The search is repeated when its measure, Dice, is computed in another way, or its method aligns in another.
+    modules = ("modalign.tuning", "modalign.methods.identity", "modalign.metrics.overlap", "modalign.methods.niftyreg")
+    assert code == code_digest(*modules)
     chosen = json.loads((folder / "chosen.json").read_text())
     assert chosen["objective"] == "dice"
     assert chosen["best_score"] == max(first["score"], second["score"])

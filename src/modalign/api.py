@@ -11,6 +11,7 @@ import numpy as np
 
 from modalign.cases import Alignment, Case
 from modalign.errors import ConfigError, DataError
+from modalign.needs import check_needs
 from modalign.runs import align_case, build_method
 from modalign.spatial.fields import itk_field_image
 from modalign.volumes import Grid, Volume, apply_affine, from_nibabel, from_sitk, to_nibabel, to_sitk
@@ -157,13 +158,14 @@ def with_masks(
     """The options and needs of a method that is given a mask: `use_masks` is on, unless the options say otherwise.
 
     Raises:
-        ConfigError: the method can't use masks.
+        ConfigError: the method can't use masks, or lacks a method that it builds on.
     """
-    from modalign.methods import method_names
+    from modalign.methods import method_class, method_names
 
     if not _uses_masks(name):
         able = ", ".join(other for other in method_names() if _uses_masks(other))
         raise ConfigError(f"method {name} can't use masks: leave them out, or take one that can: {able}")
+    check_needs({"method": name, "needs": needs or {}}, method_class(name))
     masked_needs = {}
     for role, spec in (needs or {}).items():
         if _uses_masks(spec["method"]):

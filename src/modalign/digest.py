@@ -1,8 +1,10 @@
 """Which code a result depends on, as one number.
 
 Snakemake doesn't see edits in imported modules. Rules therefore carry the digest of the modules that they use: it
-follows the imports inside this package, and ignores comments, docstrings and layout. Another version of Python, which
-compiles to other code, has another digest.
+follows the imports inside this package, and ignores comments, docstrings and layout. The tables of data that lie in the
+same folder as one of these modules (printed results, the registry of archives) count as part of it, to the last byte:
+which function reads which file can't be told from the imports. Another version of Python, which compiles to other code,
+has another digest.
 """
 
 import hashlib
@@ -14,14 +16,26 @@ from types import CodeType
 PACKAGE = Path(__file__).parent
 NO_EFFECT = {"modalign.errors", "modalign.cli", "modalign.__init__"}
 """Modules whose edits change no result."""
+DATA = ("*.csv", "*.tsv")
+"""Files of data beside modules."""
 
 
 @cache
 def code_digest(*entries: str) -> str:
-    """Sixteen hex digits over the named modules and every modalign module that they import, directly or not.
+    """Sixteen hex digits over the named modules, every modalign module that they import, directly or not, and the data
+    beside all these.
 
     An entry is a module (``modalign.runs``) or all modules of a package (``modalign.metrics.*``).
     """
+    modules = reached(*entries)
+    text = "".join(f"{name}={_read(name)[0]};" for name in sorted(modules))
+    for path in _data_beside(modules):
+        text += f"{path.relative_to(PACKAGE).as_posix()}={hashlib.sha256(path.read_bytes()).hexdigest()};"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def reached(*entries: str) -> set[str]:
+    """The named modules, as for :func:`code_digest`, and every modalign module that they import, directly or not."""
     modules: set[str] = set()
     waiting = [name for entry in entries for name in _expand(entry)]
     while waiting:
@@ -30,8 +44,12 @@ def code_digest(*entries: str) -> str:
             continue
         modules.add(name)
         waiting.extend(_read(name)[1])
-    text = "".join(f"{name}={_read(name)[0]};" for name in sorted(modules))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return modules
+
+
+def _data_beside(modules: Iterable[str]) -> list[Path]:
+    folders = {path.parent for name in modules if (path := _path(name))}
+    return sorted(path for folder in folders for pattern in DATA for path in folder.glob(pattern))
 
 
 def _expand(entry: str) -> list[str]:

@@ -10,7 +10,14 @@ from typing import Any
 
 from modalign import papers as paper_tables
 from modalign.errors import ConfigError
-from modalign.plan_checks import check_dataset, check_measure_options
+from modalign.plan_checks import (
+    check_dataset,
+    check_measure_options,
+    check_proposed,
+    check_segmentation,
+    check_split,
+    check_tables,
+)
 from modalign.plan_choices import chosen_datasets, chosen_extra_methods, chosen_tables
 from modalign.report.paper_figures import PaperFigure, figures_of
 from modalign.tuning_plan import Tuning, make_tuning
@@ -189,7 +196,9 @@ class Plan:
         dataset, method = cell
         if method == self.datasets[dataset].get("pseudo_image"):
             return sorted(paper_tables.splits_for(dataset, self.papers) | {"test"})
-        return sorted(self._table_splits.get(cell, set()) | ({"test"} if cell in self.compared_cells else set()))
+        shown = self._table_splits.get(cell, set()) | ({"test"} if cell in self.compared_cells else set())
+        # What no table shows can still be asked for by the name of a file.
+        return sorted(shown or {"test"})
 
     @cached_property
     def compared_cells(self) -> frozenset[Cell]:
@@ -203,7 +212,8 @@ class Plan:
         for paper in self.papers:
             for table in paper_tables.tables(paper).values():
                 for _, row, column in table.cells():
-                    found.setdefault((column.dataset, row.variant(column) or ""), set()).add(table.split)
+                    for name in (row.variant(column) or "", *self.table_extras(paper, table.number)):
+                        found.setdefault((column.dataset, name), set()).add(table.split)
         return found
 
 
@@ -217,6 +227,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     for paper in config["papers"]:
         if paper not in known:
             raise ConfigError(f"there is no paper {paper!r} to regenerate; the papers are: {', '.join(known)}")
+    check_tables(config.get("tables", {}), known)
     variants = {name: read_variant(name, entry, config) for name, entry in config["methods"].items()}
     for variant in variants.values():
         check_needs(variant, variants)
@@ -251,13 +262,15 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     for name, entry in datasets.items():
         check_dataset(name, entry)
     check_measure_options("measure_options", config.get("measure_options", {}))
+    check_segmentation(config.get("segmentation", {}))
     archives = {}
     for name, entry in datasets.items():
         if entry["archive"] not in config["archives"]:
             known_archives = ", ".join(config["archives"])
             raise ConfigError(f"data set {name} is read from archive {entry['archive']!r}; known are: {known_archives}")
         archives[entry["archive"]] = config["archives"][entry["archive"]]
-    return Plan(
+        check_split(name, entry, archives[entry["archive"]]["source"])
+    plan = Plan(
         papers=tuple(config["papers"]),
         tables=tables,
         on_demand=tuple(table for table in every if table not in tables),
@@ -270,3 +283,6 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         phantom_defaults=config["phantom"],
         tuning=tuning,
     )
+    for name in plan.compared:
+        check_proposed(name, datasets[name], {method for dataset, method in plan.compared_cells if dataset == name})
+    return plan

@@ -101,11 +101,14 @@ def trials_job(
 
     Raises:
         ConfigError: an option that the method doesn't have, or that can't be.
-        DataError: there are no validation cases, or the objective can't be measured on them.
+        DataError: there are no validation cases, the objective can't be measured on them, or it compares with
+            translations that failed.
     """
     cases = CaseStore(store)
     if not cases.ids([VALIDATION]):
         raise DataError(f"{store} has no validation cases to tune on: give the data set's split some")
+    if pseudo is not None:
+        _check_translations(pseudo, search.objective)
     lane = number % search.parallel
     files = [out.parent / f"trials-{batch}.json" for batch in range(number - lane)]
     known = [trial for file in files for trial in read_json(file)]
@@ -122,6 +125,17 @@ def trials_job(
         write_json(kept, {"fingerprint": fingerprint, "trials": made})
     write_json(out, made)
     kept.unlink(missing_ok=True)
+
+
+def _check_translations(pseudo: Path, objective: str) -> None:
+    """Whether all translations that the objective compares with are there: a trial without one has no score."""
+    for path in sorted(pseudo.glob("run-*.json")):
+        status = read_json(path)
+        if not status["ok"]:
+            raise DataError(
+                f"{objective} compares with translations, and these failed: {status['error']} ({path}). Mend that, and "
+                "have them made again with modalign failures --forget"
+            )
 
 
 def _in_a_child(

@@ -1,3 +1,6 @@
+from modalign.metrics import MEASURES
+
+
 def search_of(wildcards):
     """How a method's options are searched on a data set; the digest repeats the search when its code changes."""
     dataset, method, tuning = wildcards.dataset, wildcards.method, PLAN.tuning
@@ -13,7 +16,13 @@ def search_of(wildcards):
         "batch": tuning.batch,
         "parallel": tuning.parallel,
         "share": tuning.share,
-        "code": code_digest("modalign.tuning", *PLAN.modules(method)),
+        # The methods and the measure are found by their names, which the digest can't follow.
+        "code": code_digest(
+            "modalign.tuning",
+            "modalign.methods.identity",
+            MEASURES[objective].function.split(":")[0],
+            *PLAN.modules(method),
+        ),
     }
 
 

@@ -8,6 +8,7 @@ import typer
 
 from modalign.align_files import parse_json
 from modalign.cli.app import Device, Json, Minutes, Seed, Threads, Workers, app
+from modalign.cli.specs import read_spec, read_splits
 from modalign.errors import ConfigError
 
 
@@ -24,9 +25,7 @@ def train(
     """Train a method on the training cases of a store; continues where a killed training stopped."""
     from modalign.runs import train_job
 
-    train_job(
-        parse_json(spec, "--spec", dict), store, model, seed=seed, device=device, threads=threads, minutes=minutes
-    )
+    train_job(read_spec(spec), store, model, seed=seed, device=device, threads=threads, minutes=minutes)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -55,7 +54,7 @@ def align_cases(
     from modalign.tuning_ranges import tuned_spec
 
     index, count = _shard(shard)
-    chosen = parse_json(spec, "--spec", dict)
+    chosen = read_spec(spec)
     align_job(
         chosen if tuned is None else tuned_spec(chosen, tuned),
         store,
@@ -64,7 +63,7 @@ def align_cases(
         model=model,
         device=device,
         threads=threads,
-        splits=splits.split(","),
+        splits=read_splits(splits),
         shard=(index, count),
         minutes=minutes,
     )
@@ -86,9 +85,12 @@ def measure(
     workers: Workers = 1,
 ) -> None:
     """Measure what a method aligned."""
-    from modalign.evaluate import measure_job
     from modalign.metrics.features import FeatureSource
+    from modalign.metrics.job import measure_job
+    from modalign.plan_checks import check_measure_options
 
+    chosen = parse_json(options, "--options", dict)
+    check_measure_options("--options", chosen)
     measure_job(
         store,
         runs,
@@ -96,9 +98,9 @@ def measure(
         method=method,
         seed=seed,
         measures=measures.split(","),
-        splits=splits.split(","),
-        options=parse_json(options, "--options"),
-        features=FeatureSource.parse(parse_json(features, "--features")),
+        splits=read_splits(splits),
+        options=chosen,
+        features=FeatureSource.parse(parse_json(features, "--features", dict)),
         pseudo=pseudo,
         segmented=segmented,
         workers=workers,
@@ -117,7 +119,7 @@ def train_segmenter(
     """Train a small segmenter on the unaligned moving scans of the training split."""
     from modalign.segmentation.jobs import train_job
 
-    train_job(store, model, parse_json(options, "--options"), seed=seed, device=device, threads=threads)
+    train_job(store, model, parse_json(options, "--options", dict), seed=seed, device=device, threads=threads)
 
 
 @app.command()
@@ -133,4 +135,4 @@ def segment(
     """Segment what a method aligned."""
     from modalign.segmentation.jobs import segment_job
 
-    segment_job(store, runs, out, parse_json(options, "--options"), model=model, device=device, threads=threads)
+    segment_job(store, runs, out, parse_json(options, "--options", dict), model=model, device=device, threads=threads)

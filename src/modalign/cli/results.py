@@ -7,6 +7,7 @@ import typer
 
 from modalign.align_files import parse_json
 from modalign.cli.app import Json, Seed, app
+from modalign.errors import DataError
 
 
 @app.command()
@@ -33,11 +34,11 @@ def table(
         metrics or [],
         store or [],
         out,
-        extra_methods=parse_json(extra, "--extra"),
+        extra_methods=parse_json(extra, "--extra", dict),
         methods=parse_json(methods, "--methods"),
-        settings=parse_json(settings, "--settings"),
+        settings=parse_json(settings, "--settings", dict),
         tuned=parse_json(tuned, "--tuned"),
-        statistics=parse_json(statistics, "--statistics"),
+        statistics=parse_json(statistics, "--statistics", dict),
         seed=seed,
     )
 
@@ -62,10 +63,10 @@ def compare(
         metrics,
         store,
         out,
-        labels=parse_json(labels, "--labels"),
+        labels=parse_json(labels, "--labels", dict),
         measures=measures.split(","),
         proposed=proposed,
-        statistics=parse_json(statistics, "--statistics"),
+        statistics=parse_json(statistics, "--statistics", dict),
         seed=seed,
     )
 
@@ -134,6 +135,8 @@ def failures(
     """List what failed and why; with --forget, make the workflow try it again."""
     from modalign.failures import forget_failures, list_failures
 
+    if not results.is_dir():
+        raise DataError(f"{results} is not a folder: name the results folder of a run, such as results")
     found = list_failures(results)
     for failure in found:
         typer.echo(f"{failure.path}: {failure.reason}")

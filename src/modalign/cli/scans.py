@@ -8,6 +8,7 @@ import typer
 from modalign.align_files import align_pair, parse_json
 from modalign.api import DEFAULT_METHOD
 from modalign.cli.app import Device, Json, Seed, app
+from modalign.cli.specs import read_needs
 
 
 @app.command()
@@ -43,7 +44,7 @@ def align(
         method=method,
         dimension=dimension,
         options=chosen | parse_json(options, "--options", dict),
-        needs=parse_json(needs, "--needs", dict),
+        needs=read_needs(needs),
         fixed_mask=mask_fixed,
         moving_mask=mask_moving,
         inverse=inverse,

@@ -64,7 +64,7 @@ class Stage2Method(TrainedMethod):
         make_deterministic(context.seed, context.device, context.threads, store.dataset, self.name, "initial weights")
         networks = self._networks()
         steps = options.total_steps(max(1, data.steps_per_epoch // options.devices))
-        losses = Stage2Losses(options, limits, context.seed, (store.dataset, self.name), context.device, steps)
+        losses = Stage2Losses(options, limits, context.seed, (store.dataset, self.name), steps)
         record = self._descend(networks, losses, data, data_digest(store.pack("train"), made))
         self._save(networks["stage2"], limits=dict(limits))
         return record | {"vgg19": describe(options.vgg19)}

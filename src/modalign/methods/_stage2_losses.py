@@ -29,13 +29,10 @@ class Stage2Losses:
         limits: intensities that become -1 and 1.
         seed: seeds places, shifts and random features.
         purpose: words that tell this training's random numbers from others.
-        device: where the features are computed.
         steps: of the whole training.
     """
 
-    def __init__(
-        self, options: Stage2Options, limits: Limits, seed: int, purpose: tuple[str, ...], device: str, steps: int
-    ):
+    def __init__(self, options: Stage2Options, limits: Limits, seed: int, purpose: tuple[str, ...], steps: int):
         self.options, self.limits, self.seed, self.purpose = options, limits, seed, purpose
         self.warm_up_steps = int(options.warm_up * steps)
         self.cool_down_from = steps - int(options.cool_down * steps)
@@ -43,7 +40,7 @@ class Stage2Losses:
         through_vgg = options.nce_weight > 0 and options.nce_features == "vgg19"
         self.nce_layers = options.nce_layers if through_vgg else ()
         self.layers = tuple(dict.fromkeys((*self.contextual_layers, *self.nce_layers)))
-        self.vgg = vgg19(self.layers, options.vgg19, seed, options.vgg_width).to(device) if self.layers else None
+        self.vgg = vgg19(self.layers, options.vgg19, seed, options.vgg_width) if self.layers else None
 
     def __call__(self, networks: Networks, batch: Batch, step: int) -> Phases:
         """First the network with PatchNCE's perceptron, then the discriminator; in practice the network alone."""
@@ -115,7 +112,9 @@ class Stage2Losses:
     def _features(self, images: Tensor, layers: tuple[str, ...]) -> Mapping[str, Tensor]:
         if self.vgg is None or not layers:
             return {}
-        return dict(zip(layers, self.vgg(images, layers), strict=True))
+        # Made before the training knows which of several GPUs is its own.
+        vgg = self.vgg.to(images.device)
+        return dict(zip(layers, vgg(images, layers), strict=True))
 
     def _shifted(self, images: Tensor, step: int) -> Tensor:
         """The slices moved by the same whole number of voxels along each axis; what leaves on one side comes back on

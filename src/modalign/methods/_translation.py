@@ -182,9 +182,13 @@ class Translation(TrainedMethod):
             return self._translate(generators, fixed, moving)
 
         with torch_threads(self.context.threads):
-            made = in_pieces(translate, fixed, moving, together=TOGETHER, device=self.context.device)
+            made = in_pieces(translate, fixed, moving, together=self._together(fixed), device=self.context.device)
         image = to_volume(from_network(made, limits["moving"]))[tuple(map(slice, case.grid.shape))]
         return Alignment(Volume(np.ascontiguousarray(image), case.grid.affine.copy()))
+
+    def _together(self, images: "Tensor") -> int:
+        """How many of the images (B, 1, *S) are translated in one pass."""
+        return TOGETHER
 
     def _discriminators(self) -> "Discriminators":
         from modalign.networks.cyclegan import Discriminators

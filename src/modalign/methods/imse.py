@@ -1,6 +1,7 @@
 """IMSE: a registration network that descends what a spatial evaluator says about the pair."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -59,13 +60,16 @@ class Imse(VoxelMorph):
         return evaluator
 
     def _start(self, store: CaseStore) -> "tuple[RegistrationData, nn.Module]":
+        from modalign.training.registration import origin
+
         data, network = super()._start(store)
         if dict(self._evaluator.limits) != dict(data.limits):
             raise ConfigError(
                 "method imse: its evaluator was trained on other images, or on another share of them: "
                 f"intensities {self._evaluator.limits}, not {dict(data.limits)}"
             )
-        return data, network
+        # What the network descends are the evaluator's weights as well: another evaluator is another training.
+        return replace(data, digest=f"{data.digest} {origin(store, 'train', self._evaluator)}"), network
 
     def _terms(
         self, network: Any, moving: "Tensor", fixed: "Tensor", mask: "Tensor | None", step: int

@@ -203,7 +203,8 @@ class ImseEvaluator(TrainedMethod):
         Returns:
             (B, 1, *S) in [-1, 1], with gradients for both images and none for the network.
         """
-        network = self._ready[0]
+        # Read before a training knows which of several GPUs is its own.
+        network = self._ready[0].to(reference.device)
         network.requires_grad_(False)
         return self._judged(network, source, reference)
 

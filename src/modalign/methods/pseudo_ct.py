@@ -57,6 +57,7 @@ class PseudoCT(TrainedMethod):
         preset: Literal["paper", "small"] = Field(
             "paper", description="channels of the networks, and defaults for training that go with them"
         )
+        keep: Literal["best", "last"] = Field("last", description="weights to use in the end: the last ones")
         train_on: tuple[Literal["train", "validation", "test"], ...] = Field(
             ("train",),
             description="splits to learn from. Locor's experiments take all: the images are a yardstick, and not "
@@ -89,9 +90,14 @@ class PseudoCT(TrainedMethod):
         int_steps: int = Field(7, ge=1, le=12, description="squarings of the velocity fields' integration")
 
         @model_validator(mode="after")
-        def _somewhere_to_learn(self) -> "PseudoCT.Options":
+        def _possible(self) -> "PseudoCT.Options":
             if not self.train_on:
                 raise ValueError("train_on names no split: write [train], or [train, validation, test]")
+            if self.keep == "best" or self.validate_every > 0:
+                raise ValueError(
+                    "the pseudo-CT makes no validations, and its last weights are used: leave out keep and "
+                    "validate_every"
+                )
             return self
 
     options: Options
@@ -100,6 +106,7 @@ class PseudoCT(TrainedMethod):
         """Train on the pairs of the splits that `train_on` names; the last weights go to ``weights.pt``."""
         from modalign.seeds import generator
         from modalign.training import equivariance
+        from modalign.training.data import draw_cases
         from modalign.training.devices import make_deterministic
         from modalign.training.loop import Networks, Phases
         from modalign.training.misaligned_pairs import MisalignedPairs, write_pairs
@@ -109,6 +116,7 @@ class PseudoCT(TrainedMethod):
         if not ids:
             splits = " and ".join(options.train_on)
             raise DataError(f"{store.folder} has no cases in {splits}: give the data set's split some, or set train_on")
+        ids = draw_cases(ids, options.train_fraction, context.seed, store.dataset)
         packed, spacing_mm = write_pairs(store, ids, state / "pairs.h5", rigid=options.rigid, context=context)
         spacing_mm = spacing_mm[: self.dimension]
         purpose = (store.dataset, self.name)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from modalign.networks.vgg import Vgg19
 
 
+FEATURES = 2**26
+"""Most values of a feature map at full resolution in one pass when aligning, 256 MiB; in all, a pass takes ten times
+that."""
+
+
 class RbgStage1(Translation):
     """A generator whose normalisations take scale and shift from a coarse version of the reference (PAdaIN).
 
@@ -113,6 +118,10 @@ class RbgStage1(Translation):
         """Translate the fixed image in the style of the moving one; there is no field."""
         self._noise = torch_random(self.context.device, self.context.seed, case.dataset, case.id, "rbg_stage1", "noise")
         return super().align(case)
+
+    def _together(self, images: "Tensor") -> int:
+        """Fewer slices in one pass, down to one, where they are so large that their features would fill the memory."""
+        return max(1, min(super()._together(images), FEATURES // (self.options.channels * images[0].numel())))
 
     def _network(self) -> "nn.Module":
         from modalign.networks.padain import Stage1, Synthesis

@@ -1,5 +1,6 @@
 """Writing the case store: one folder per case, one packed file per split, the manifest last."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -46,7 +47,8 @@ def write_case(folder: Path, case: Case) -> None:
 def pack_split(store: Path, split: str, cases: Sequence[str]) -> None:
     """Write ``<split>.h5`` from the case folders: float32 images and uint8 masks, uncompressed and contiguous.
 
-    Moving scans that lie on their own grid are resampled to the fixed grid here, so that slices correspond.
+    Moving scans that lie on their own grid are resampled to the fixed grid here, so that slices correspond. Each group
+    has the SHA-256 of its arrays' bytes as attribute ``sha256``, by which trainings tell whether the data are the same.
     """
     import h5py
 
@@ -55,12 +57,16 @@ def pack_split(store: Path, split: str, cases: Sequence[str]) -> None:
     with replacing(store / f"{split}.h5") as temporary, h5py.File(temporary, "w", libver="latest") as file:
         for name in cases:
             case = moving_on_fixed_grid(load_case(store / name, ("fixed", "moving", "fixed_mask", "moving_mask")))
-            group = file.create_group(name)
+            group, content = file.create_group(name), hashlib.sha256()
             for part in ("fixed", "moving", "fixed_mask", "moving_mask"):
                 volume = getattr(case, part)
                 if volume is not None:
                     dtype = np.uint8 if part.endswith("mask") else np.float32
-                    group.create_dataset(part, data=np.ascontiguousarray(volume.data, dtype=dtype))
+                    array = np.ascontiguousarray(volume.data, dtype=dtype)
+                    group.create_dataset(part, data=array)
+                    content.update(part.encode())
+                    content.update(array.data)
+            group.attrs["sha256"] = content.hexdigest()
 
 
 def remove_stale(store: Path, keep: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from modalign.report.summary import DatasetResults, failures, read_dataset
 def build_report(results: Path, plan: Path, out: Path) -> None:
     """Write the report of a run as one HTML page without any outside reference.
 
-    Missing results are no error: the page says what is missing.
+    Missing results are no error: the page says what is missing. Results that the plan doesn't ask for aren't shown.
 
     Args:
         results: the results folder, as the workflow fills it.
@@ -34,9 +34,9 @@ def build_report(results: Path, plan: Path, out: Path) -> None:
         ModalignError: a JSON file is missing or broken.
     """
     chosen = read_plan(plan)
-    datasets = [read_dataset(results, name) for name in chosen.datasets]
-    done = provenance.jobs(results)
-    failed = failures(results, datasets, chosen.cells)
+    datasets = [read_dataset(results, name, chosen) for name in chosen.datasets]
+    done = provenance.jobs(results, chosen)
+    failed = failures(results, datasets, chosen)
     sections = (
         ("summary", "Summary", summary(chosen, datasets, failed, sum(job.seconds for job in done))),
         ("trust", "Which measure can you trust?", trust_section(datasets)),
@@ -159,12 +159,12 @@ def _methods(plan: ReportPlan) -> str:
 def _provenance(
     plan: ReportPlan, datasets: Sequence[DatasetResults], done: Sequence[provenance.Job], results: Path
 ) -> str:
-    machines = {key: ", ".join(sorted(values)) for key, values in provenance.machines(results).items() if values}
+    machines = {key: ", ".join(sorted(values)) for key, values in provenance.machines(results, plan).items() if values}
     names = {"device": "Device of the runs", "machine": "Machine"}
     facts = [("Seed of data and splits", str(plan.config.get("seed", "–")))]
     facts += [(names[key], value) for key, value in machines.items()]
     facts += [(f"{name}, tables and figures", number) for name, number in provenance.versions().items()]
-    parts = ["<h3>Software and seeds</h3>", table(("What", "Value"), facts), _software(results)]
+    parts = ["<h3>Software and seeds</h3>", table(("What", "Value"), facts), _software(results, plan)]
     parts += ["<h3>Data</h3>", _data(datasets)]
     if done:
         parts += ["<h3>Time and memory</h3>", _times(done)]
@@ -176,9 +176,9 @@ def _provenance(
     return "\n".join(parts)
 
 
-def _software(results: Path) -> str:
+def _software(results: Path, plan: ReportPlan) -> str:
     """The packages that the methods were run with, as their runs recorded them."""
-    found = provenance.versions_of_runs(results)
+    found = provenance.versions_of_runs(results, plan)
     everything = {method for versions in found.values() for methods in versions.values() for method in methods}
     rows = [
         (name, number, "all" if set(methods) == everything else ", ".join(sorted(methods)))

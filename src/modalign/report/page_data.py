@@ -15,7 +15,7 @@ from modalign.report.captions import NAMES
 from modalign.report.figures_style import signed
 from modalign.report.figures_values import known_measure
 from modalign.report.html import Cell, anchor, embed_fragment, escape, image, link, table
-from modalign.report.page_plan import ReportPlan
+from modalign.report.page_plan import ReportPlan, planned
 from modalign.report.page_summary import source_tag
 from modalign.report.summary import DatasetResults, how_sure, spoken
 
@@ -145,8 +145,11 @@ def paper_section(paper: str, plan: ReportPlan, results: Path) -> str:
         which += ", ".join(map(str, absent))
         parts.append(f"<p>{which}: not part of this run; <code>snakemake {paper}</code> makes every table.</p>")
     for path in sorted((results / "papers" / paper).glob("figure_*.json")):
+        figure = path.stem.removeprefix("figure_")
+        if not planned(plan, "make_paper_figure", paper, figure):
+            continue
         note = read_json(path)
-        parts.append(f"<h4>Figure {path.stem.removeprefix('figure_')}: {escape(note['title'])}</h4>")
+        parts.append(f"<h4>Figure {figure}: {escape(note['title'])}</h4>")
         parts.append(image(path.with_name(note["file"]), note["alt"], note["caption"], note["min_width"]))
     return "\n".join(parts)
 

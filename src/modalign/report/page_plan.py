@@ -1,4 +1,4 @@
-"""What a report is about: the run's papers, tables, data sets, methods and configuration, as one JSON file."""
+"""What a report is about: the run's papers, tables, data sets, methods, jobs and configuration, as one JSON file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalign.errors import DataError
 from modalign.files import read_json
+from modalign.report.planned_jobs import planned_jobs
 
 if TYPE_CHECKING:
     from modalign.plan import Plan
@@ -23,6 +24,8 @@ class ReportPlan:
         methods: variant to its entry: ``method``, ``dimension``, ``options``, ``needs``, ``seeds``.
         cells: planned (data set, variant) pairs.
         config: the whole configuration.
+        jobs: names of the run's jobs by rule, see :func:`planned_jobs`; None where a plan lists none, so that
+            everything in the results folder passes for the run's.
     """
 
     papers: tuple[str, ...]
@@ -31,6 +34,12 @@ class ReportPlan:
     methods: Mapping[str, Mapping[str, Any]]
     cells: frozenset[tuple[str, str]]
     config: Mapping[str, Any]
+    jobs: Mapping[str, frozenset[str]] | None = None
+
+
+def planned(plan: ReportPlan | None, rule: str, *wildcards: str) -> bool:
+    """Whether a job of a rule belongs to the run; without a plan, or one that lists jobs, every job does."""
+    return plan is None or plan.jobs is None or ".".join(wildcards) in plan.jobs.get(rule, ())
 
 
 def describe_plan(plan: "Plan", config: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +61,7 @@ def describe_plan(plan: "Plan", config: Mapping[str, Any]) -> dict[str, Any]:
         },
         "cells": [list(cell) for cell in sorted(plan.cells)],
         "config": dict(config),
+        "jobs": planned_jobs(plan, config),
     }
 
 
@@ -63,7 +73,7 @@ def read_plan(path: Path) -> ReportPlan:
         ModalignError: the file is missing or not JSON.
     """
     content = read_json(path)
-    missing = [key for key in ReportPlan.__dataclass_fields__ if key not in content]
+    missing = [key for key in ReportPlan.__dataclass_fields__ if key not in content and key != "jobs"]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}: write it with describe_plan")
     return ReportPlan(
@@ -73,4 +83,5 @@ def read_plan(path: Path) -> ReportPlan:
         content["methods"],
         frozenset((dataset, method) for dataset, method in content["cells"]),
         content["config"],
+        {rule: frozenset(names) for rule, names in content["jobs"].items()} if "jobs" in content else None,
     )

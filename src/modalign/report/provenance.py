@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modalign import __version__
+from modalign.report.page_plan import ReportPlan, planned
 
 PACKAGES = ("numpy", "pandas", "matplotlib")
 """What tables and figures are made with."""
@@ -38,13 +39,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def versions_of_runs(results: Path) -> dict[str, dict[str, list[str]]]:
+def versions_of_runs(results: Path, plan: ReportPlan | None = None) -> dict[str, dict[str, list[str]]]:
     """What the methods were trained and run with: for each package its versions, and the methods that had imported it.
 
-    They come from the status files of the runs, for with conda every job has an environment of its own.
+    They come from the status files of the plan's runs, for with conda every job has an environment of its own.
     """
     found: dict[str, dict[str, list[str]]] = {}
-    for path, status in _statuses(results):
+    for path, status in _statuses(results, plan):
         method = path.relative_to(results).parts[2]
         own = {"modalign": status.get("modalign"), "Python": status.get("python"), **status.get("packages", {})}
         for name, number in own.items():
@@ -55,17 +56,19 @@ def versions_of_runs(results: Path) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def jobs(results: Path) -> list[Job]:
-    """What every job took; one that was repeated counts with the sum of its time.
+def jobs(results: Path, plan: ReportPlan | None = None) -> list[Job]:
+    """What every job of the plan took; one that was repeated counts with the sum of its time.
 
     Wall time is Snakemake's. Processor time and memory are what the job's log says at its end; Snakemake's samples,
     which miss short jobs and forks of a launcher, stand in for logs that are gone.
     """
     found = []
     for path in sorted(results.glob("benchmarks/*/*.jsonl")):
+        rule, name = path.parent.name, path.name.removesuffix(".jsonl")
+        if not planned(plan, rule, name):
+            continue
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if lines:
-            rule, name = path.parent.name, path.name.removesuffix(".jsonl")
             cpu, memory = _used(results / "logs" / rule / f"{name}.log") or (
                 sum(_number(line, "cpu_time") for line in lines),
                 max(_number(line, "max_rss") for line in lines),
@@ -105,18 +108,24 @@ def data_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def machines(results: Path) -> dict[str, set[str]]:
-    """Device and machine of all alignments and trainings, as their status files say."""
+def machines(results: Path, plan: ReportPlan | None = None) -> dict[str, set[str]]:
+    """Device and machine of all alignments and trainings of the plan, as their status files say."""
     found: dict[str, set[str]] = {"device": set(), "machine": set()}
-    for _, status in _statuses(results):
+    for _, status in _statuses(results, plan):
         for key, values in found.items():
             if status.get(key):
                 values.add(str(status[key]))
     return found
 
 
-def _statuses(results: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The status files of all alignments and trainings."""
-    for pattern in ("aligned/*/*/seed*/run-*.json", "models/*/*/seed*/train.json"):
+def _statuses(results: Path, plan: ReportPlan | None) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The status files of all alignments and trainings of the plan."""
+    for pattern, rule in (
+        ("aligned/*/*/seed*/run-*.json", "align_cases"),
+        ("models/*/*/seed*/train.json", "train_method"),
+    ):
         for path in sorted(results.glob(pattern)):
-            yield path, json.loads(path.read_text(encoding="utf-8"))
+            names = [*path.relative_to(results).parts[1:4]]
+            shard = [path.stem.removeprefix("run-")] if rule == "align_cases" else []
+            if planned(plan, rule, *names, *shard):
+                yield path, json.loads(path.read_text(encoding="utf-8"))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modalign.failures import list_failures
+from modalign.failures import Failure, list_failures
 from modalign.files import read_json
 from modalign.report.figures_values import UNALIGNED
+from modalign.report.page_plan import ReportPlan, planned
 
 TRUE_ERRORS = ("tre_mm", "mae_hu")
 
@@ -76,8 +77,8 @@ class Failed:
     reason: str
 
 
-def read_dataset(results: Path, name: str) -> DatasetResults:
-    """Gather what the results folder has about a data set; what is missing stays empty."""
+def read_dataset(results: Path, name: str, plan: ReportPlan | None = None) -> DatasetResults:
+    """Gather what the results folder has about a data set; what is missing stays empty, what isn't planned is left."""
     manifest, ranking = results / "cases" / name / "cases.json", results / "comparisons" / name / "ranking.json"
     table, fragment = (results / "comparisons" / name / f"table.{kind}" for kind in ("csv", "html"))
     folders = [results / "figures" / name, *sorted(results.glob(f"papers/*/figures/{name}"))]
@@ -86,7 +87,11 @@ def read_dataset(results: Path, name: str) -> DatasetResults:
         read_json(manifest) if manifest.is_file() else {},
         read_json(ranking).get(name) if ranking.is_file() else None,
         tuple(csv.DictReader(table.open(encoding="utf-8", newline=""))) if table.is_file() else (),
-        tuple(_measured(path) for path in sorted((results / "metrics" / name).glob("*/seed*.json"))),
+        tuple(
+            _measured(path)
+            for path in sorted((results / "metrics" / name).glob("*/seed*.json"))
+            if planned(plan, "measure_cases", name, path.parent.name, path.stem)
+        ),
         fragment if fragment.is_file() else None,
         next((folder for folder in folders if (folder / "figures.json").is_file()), None),
     )
@@ -152,13 +157,14 @@ def spoken(method: str) -> str:
     return f"{method} (no alignment)" if method == UNALIGNED else method
 
 
-def failures(results: Path, datasets: Iterable[DatasetResults], cells: Iterable[tuple[str, str]]) -> list[Failed]:
-    """Everything without (complete) results: failed cases, failed trainings, and planned runs that left nothing.
+def failures(results: Path, datasets: Iterable[DatasetResults], plan: ReportPlan) -> list[Failed]:
+    """Everything without (complete) results: failed cases, failed trainings, translations that tuning lacks, and
+    planned runs that left nothing.
 
     Args:
         results: the results folder.
         datasets: what it has.
-        cells: the (data set, variant) pairs that were planned.
+        plan: what was planned: failures of other jobs are left out.
     """
     found = []
     seen = set()
@@ -168,11 +174,18 @@ def failures(results: Path, datasets: Iterable[DatasetResults], cells: Iterable[
             if not run.ok:
                 share = f"{run.failed} of {run.cases}"
                 found.append(Failed(data.name, run.method, str(run.seed), share, run.reason))
-    planned = set(cells)
     for failure in list_failures(results):
-        stage, dataset, method, seed = failure.path.relative_to(results).parts[:4]
-        if stage == "models" and (not planned or (dataset, method) in planned):
-            found.append(Failed(dataset, method, seed.removeprefix("seed"), "training", failure.reason))
-            seen.add((dataset, method))
-    found += [Failed(d, m, "", "all", "no results: not run yet") for d, m in sorted(planned - seen)]
+        # Those of alignments are among what was measured.
+        if failure.rule in _WHAT_FAILED and planned(plan, failure.rule, *failure.wildcards):
+            found.append(_failed(failure))
+            seen.add((failure.dataset, failure.method))
+    found += [Failed(d, m, "", "all", "no results: not run yet") for d, m in sorted(plan.cells - seen)]
     return found
+
+
+_WHAT_FAILED = {"train_method": "training", "translate_validation": "translation for tuning"}
+"""What stands in place of the number of cases, by the rule that failed."""
+
+
+def _failed(failure: Failure) -> Failed:
+    return Failed(failure.dataset, failure.method, failure.seed, _WHAT_FAILED[failure.rule], failure.reason)

@@ -66,7 +66,7 @@ def _running_sum(values: Tensor, axis: int, size: int) -> Tensor:
 
 
 def gaussian_mean(image: Tensor, sigma: float, radius: int | None = None, padding: str = "replicate") -> Tensor:
-    """The Gaussian-weighted mean around each voxel, (B, C, *S) to the same shape.
+    """The Gaussian-weighted mean around each voxel, (B, C, *S) to the same shape, in float32 or better.
 
     Args:
         image: (B, C, *S) with two or three spatial axes.
@@ -75,14 +75,22 @@ def gaussian_mean(image: Tensor, sigma: float, radius: int | None = None, paddin
         padding: "replicate" repeats the border voxels; "constant" counts voxels outside as zeros.
     """
     radius = math.ceil(3 * sigma) if radius is None else radius
+    image = at_least_float32(image)
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     weights = weights / weights.sum()
-    for axis in range(2, image.ndim):
-        matrix = _convolution_matrix(weights, image.shape[axis], padding)
-        last = axis == image.ndim - 1
-        image = image @ matrix.T if last else (matrix @ image.flatten(axis + 1)).reshape(image.shape)
+    # Mixed precision would multiply matrices in half precision, which is too coarse for differences of means.
+    with torch.autocast(image.device.type, enabled=False):
+        for axis in range(2, image.ndim):
+            matrix = _convolution_matrix(weights, image.shape[axis], padding)
+            last = axis == image.ndim - 1
+            image = image @ matrix.T if last else (matrix @ image.flatten(axis + 1)).reshape(image.shape)
     return image
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; what is finer stays as it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _convolution_matrix(weights: Tensor, size: int, padding: str) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from modalign.similarity.filters import at_least_float32
+
 
 def mutual_information(
     fixed: Tensor,
@@ -16,7 +18,7 @@ def mutual_information(
 
     Every voxel spreads over `bins` evenly spaced centres with Gaussian weights that sum to one; the joint
     distribution is the mean outer product of the two images' weights (Guo 2019, Eq. 3.1-3.5; the form that DeepReg and
-    MONAI use, with the same defaults).
+    MONAI use, with the same defaults). In float32 also under mixed precision.
 
     Args:
         fixed: (B, 1, *S).
@@ -31,26 +33,28 @@ def mutual_information(
         raise ValueError(f"mutual information needs 2 bins or more, not {bins}")
     weights_fixed = _parzen(fixed, bins, sigma_ratio, limits)
     weights_warped = _parzen(warped, bins, sigma_ratio, limits)
-    if mask is None:
-        joint = weights_fixed @ weights_warped.transpose(1, 2) / weights_fixed.shape[2]
-    else:
-        weight = mask.to(fixed.dtype).reshape(len(fixed), 1, -1)
-        joint = (weights_fixed * weight) @ weights_warped.transpose(1, 2)
-        joint = joint / weight.sum(2, keepdim=True).clamp(min=1e-8)
+    # A half-precision product of this many voxels doesn't add up to one.
+    with torch.autocast(fixed.device.type, enabled=False):
+        if mask is None:
+            joint = weights_fixed @ weights_warped.transpose(1, 2) / weights_fixed.shape[2]
+        else:
+            weight = mask.to(weights_fixed.dtype).reshape(len(fixed), 1, -1)
+            joint = (weights_fixed * weight) @ weights_warped.transpose(1, 2)
+            joint = joint / weight.sum(2, keepdim=True).clamp(min=1e-8)
     independent = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
     return -(joint * ((joint + 1e-7) / (independent + 1e-7)).log()).sum((1, 2)).mean()
 
 
 def _parzen(image: Tensor, bins: int, sigma_ratio: float, limits: tuple[float, float] | None) -> Tensor:
     """Weights (B, bins, N) of every voxel for every bin."""
-    flat = image.flatten(1)
+    flat = at_least_float32(image.flatten(1))
     if limits is None:
         low, high = flat.detach().amin(1, keepdim=True), flat.detach().amax(1, keepdim=True)
         flat = (flat - low) / (high - low).clamp(min=1e-8)
     else:
         flat = (flat - limits[0]) / (limits[1] - limits[0])
     position = flat.clamp(0, 1)[:, None, :] * (bins - 1)
-    centres = torch.arange(bins, device=image.device, dtype=image.dtype).reshape(1, -1, 1)
+    centres = torch.arange(bins, device=image.device, dtype=flat.dtype).reshape(1, -1, 1)
     return torch.softmax(-0.5 * ((position - centres) / sigma_ratio).square(), dim=1)
 
 

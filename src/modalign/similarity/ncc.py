@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modalign.similarity.filters import box_mean, gaussian_mean, weighted_mean
+from modalign.similarity.filters import at_least_float32, box_mean, gaussian_mean, weighted_mean
 
 
 def local_ncc(fixed: Tensor, warped: Tensor, mask: Tensor | None = None, window: int = 9) -> Tensor:
@@ -60,7 +60,8 @@ def gaussian_ncc(
 ) -> Tensor:
     """One minus the mean local correlation under Gaussian windows, from 0 (alike) to 2 (inverted).
 
-    As in GradICON (Tian et al. 2023): weights cut off at 2 sigma, 1e-5 added to each variance.
+    As in GradICON (Tian et al. 2023): weights cut off at 2 sigma, 1e-5 added to each variance. In float32 also under
+    mixed precision.
 
     Args:
         fixed: (B, 1, *S).
@@ -70,6 +71,7 @@ def gaussian_ncc(
         squared: average the squared correlation instead, from 0 to 1, so that inverted contrasts count as alike.
     """
     radius = round(2 * sigma)
+    fixed, warped = at_least_float32(fixed), at_least_float32(warped)
 
     def mean(image: Tensor) -> Tensor:
         return gaussian_mean(image, sigma, radius)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from modalign.similarity.filters import at_least_float32
+
 Window = Literal["polynomial", "bspline"]
 _CHUNK_VOXELS = 32_768
 
@@ -76,7 +78,10 @@ def joint_histogram(fixed: Tensor, warped: Tensor, mask: Tensor, bins: int, sigm
     Returns:
         (bins of fixed, bins of warped), adding up to 1; all zero where the mask is empty.
     """
-    return _JointHistogram.apply(fixed.flatten(), warped.flatten(), mask.flatten(), bins, sigma_ratio)
+    fixed, warped = at_least_float32(fixed), at_least_float32(warped)
+    # A half-precision product of this many voxels doesn't add up to one.
+    with torch.autocast(warped.device.type, enabled=False):
+        return _JointHistogram.apply(fixed.flatten(), warped.flatten(), mask.flatten(), bins, sigma_ratio)
 
 
 class _JointHistogram(torch.autograd.Function):

@@ -20,11 +20,11 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
         steps: number of squarings, 0 or more.
 
     Returns:
-        (B, nD, *S) in voxels.
+        (B, nD, *S) in voxels, in float32 or better: half precision rounds each of the sums.
     """
     if steps < 0:
         raise ValueError(f"the number of squaring steps can't be negative: {steps}")
-    displacement = velocity / 2**steps
+    displacement = velocity.to(torch.promote_types(velocity.dtype, torch.float32)) / 2**steps
     for _ in range(steps):
         displacement = displacement + warp(displacement, displacement)
     return displacement

@@ -1,11 +1,14 @@
 """Batches of slices or volumes from a split's packed file, in an order that depends on the seed and the step alone."""
 
 import hashlib
+import json
 import logging
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from modalign.errors import DataError
-from modalign.files import replacing
+from modalign.files import replacing, sha256
 from modalign.seeds import generator
 
 log = logging.getLogger(__name__)
@@ -145,6 +148,10 @@ class PackedCases:
     def limits(self, part: str, low: float = 0.1, high: float = 99.9) -> tuple[float, float]:
         """Two percentiles of the intensities of `part`, over about a million voxels."""
         stride = max(1, sum(image.size for image in self.images[part]) // 1_000_000)
+        rows = {image.shape[-1] for image in self.images[part]}
+        # With a factor in common, it would see a part of every row alone: at worst its first voxel, which is air.
+        while any(math.gcd(stride, row) > 1 for row in rows):
+            stride += 1
         # Unlike a flattened image, a slice of its flat iterator is no copy of the whole image.
         sample = np.concatenate([image.flat[::stride] for image in self.images[part]])
         lowest, highest = np.percentile(sample, [low, high])
@@ -188,20 +195,25 @@ def draw_cases(ids: Sequence[str], fraction: float, seed: int, *purpose: str) ->
 
 
 def data_digest(*paths: Path) -> str:
-    """A digest of packed files: their sizes, and 64 evenly spaced blocks of 64 KiB of each.
+    """A digest of everything in some files.
 
-    Reading all of a large file would take longer than the first hundred steps; preparing a data set differently changes
-    intensities all over the file.
+    Of packed splits, whose cases carry digests of their own, names, shapes and these are read; other files as a whole.
     """
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            for block in range(64):
-                file.seek(block * max(size - 65536, 0) // 63)
-                digest.update(file.read(65536))
-    return digest.hexdigest()
+    contents = [_packed_content(path) or sha256(path) for path in paths]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+def _packed_content(path: Path) -> list[Any]:
+    """Name, digest and shapes of every case of a packed split; nothing if there is a case without a digest."""
+    if not h5py.is_hdf5(path):
+        return []
+    with h5py.File(path, "r") as file:
+        if not all("sha256" in group.attrs for group in file.values()):
+            return []
+        return [
+            [case, group.attrs["sha256"], [[part, dataset.shape] for part, dataset in group.items()]]
+            for case, group in file.items()
+        ]
 
 
 def slice_first(path: Path) -> Path:

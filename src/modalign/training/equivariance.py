@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modalign.similarity.filters import at_least_float32
 from modalign.spatial.integrate import integrate
 from modalign.spatial.warp import identity, warp
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Rigid motions ``x -> M (x - c) + c + t`` of a batch, in voxels: `matrix` (B, nD, nD), `shift` (B, nD)."""
+    """Rigid motions ``x -> M (x - c) + c + t`` of a batch, in voxels: `matrix` (B, nD, nD), `shift` (B, nD).
+
+    Positions are computed in float32 also under mixed precision: half precision rounds them to a voxel or so.
+    """
 
     matrix: Tensor
     shift: Tensor
@@ -27,7 +31,8 @@ class Motion:
     def field(self, shape: Sequence[int]) -> Tensor:
         """The displacement (B, nD, *shape) in voxels, about the centre of the grid."""
         centred = self._centred(shape)
-        moved = torch.einsum("bij,j...->bi...", self.matrix, centred)
+        with torch.autocast(centred.device.type, enabled=False):
+            moved = torch.einsum("bij,j...->bi...", self.matrix, centred)
         return moved + self.shift.reshape(*self.shift.shape, *[1] * len(shape)) - centred
 
     def undone(self, displacement: Tensor) -> Tensor:
@@ -35,7 +40,8 @@ class Motion:
         shape = displacement.shape[2:]
         centred = self._centred(shape)
         reached = centred + displacement - self.shift.reshape(*self.shift.shape, *[1] * len(shape))
-        return torch.einsum("bij,bj...->bi...", torch.linalg.inv(self.matrix), reached) - centred
+        with torch.autocast(centred.device.type, enabled=False):
+            return torch.einsum("bij,bj...->bi...", torch.linalg.inv(self.matrix), reached) - centred
 
     def _centred(self, shape: Sequence[int]) -> Tensor:
         middle = torch.tensor([(n - 1) / 2 for n in shape]).to(self.matrix)
@@ -70,7 +76,8 @@ def rigidity_penalty(field: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     """How far a deformation is from being rigid everywhere (Staring et al. 2007), with Honkamaa's weights.
 
     1 x bending energy (squared second derivatives in 1/mm, mixed ones twice), 0.1 x (|J| - 1)^2, and 0.01 x the squared
-    Frobenius norm of ``J J^T - I``, each averaged over the grid; forward differences.
+    Frobenius norm of ``J J^T - I``, each averaged over the grid; forward differences. In float32 also under mixed
+    precision.
 
     Args:
         field: (B, nD, *S) in voxels, array axis order.
@@ -79,12 +86,14 @@ def rigidity_penalty(field: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     Returns:
         A scalar, 0 for rigid motions.
     """
-    dimension = field.shape[1]
+    field, dimension = at_least_float32(field), field.shape[1]
     spacing = field.new_tensor(spacing_mm).reshape(1, -1, *[1] * dimension)
     rows = [_difference(field * spacing, axis) / spacing_mm[axis] for axis in range(dimension)]
     slopes = torch.stack([_shortened(row, axis) for axis, row in enumerate(rows)], dim=2)
     jacobian = slopes.movedim((1, 2), (-2, -1)) + torch.eye(dimension).to(field)
-    product = jacobian @ jacobian.transpose(-1, -2) - torch.eye(dimension).to(field)
+    # What is penalised is the small difference from the identity.
+    with torch.autocast(field.device.type, enabled=False):
+        product = jacobian @ jacobian.transpose(-1, -2) - torch.eye(dimension).to(field)
     volume = torch.linalg.det(jacobian)
     bending = field.new_zeros(())
     for first in range(dimension):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modalign.cases import INPUTS, Case, CaseStore
+from modalign.digest import code_digest
 from modalign.files import replacing
 from modalign.methods.base import Context
 from modalign.spatial.fields import warp_volume
@@ -65,7 +66,7 @@ def write_pairs(
         rigid: register each moving image rigidly first.
         context: of the method, whose seed and threads the registration takes.
     """
-    content = [[_signature(store, case) for case in ids], list(ids), rigid, context.seed]
+    content = [[_signature(store, case) for case in ids], list(ids), rigid, context.seed, code_digest(__name__)]
     made_from = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     if path.is_file():
         with h5py.File(path, "r") as file:

@@ -63,7 +63,9 @@ def misalignment(
     changes = turned * spacing / spacing[:, None] - np.eye(dimension)
     centre = (torch.tensor(shape) - 1) / 2
     around = (identity(shape, images.device, torch.float32)[0].flatten(1).T - centre.to(images.device)).T
-    affine = torch.from_numpy(changes).to(around) @ around + torch.from_numpy(shifts).to(around)[:, :, None]
+    # Mixed precision would multiply in half precision, which rounds positions to a voxel or so.
+    with torch.autocast(images.device.type, enabled=False):
+        affine = torch.from_numpy(changes).to(around) @ around + torch.from_numpy(shifts).to(around)[:, :, None]
     field = affine.unflatten(2, shape)
     return field if settings.alpha_voxels == 0 else field + _elastic(images, settings, rng)
 
@@ -78,7 +80,8 @@ def _elastic(images: Tensor, settings: Misalignment, rng: np.random.Generator) -
         _smoothing(size, settings.sigma_voxels * ratio).to(images.device)
         for size, ratio in zip(shape, ratios, strict=True)
     ]
-    smoothed = separable(noise.to(images.device), matrices)
+    with torch.autocast(images.device.type, enabled=False):
+        smoothed = separable(noise.to(images.device), matrices)
     return smoothed * torch.from_numpy(amplitudes).to(smoothed).reshape(-1, *[1] * len(shape))
 
 

@@ -70,7 +70,9 @@ class TrainingOptions(MethodOptions):
     )
     checkpoint_seconds: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 = after every step")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field("32", description="number format, mixed on cuda only")
-    devices: int = Field(1, ge=1, description="how many GPUs of this machine share the batch; on a CPU, 1")
+    devices: int = Field(
+        1, ge=1, description="GPUs of this machine to train on, each with a whole batch of its own; on a CPU, 1"
+    )
 
     @classmethod
     def completed(cls, given: Mapping[str, Any], *presets: Mapping[str, Any]) -> dict[str, Any]:
