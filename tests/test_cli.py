@@ -110,6 +110,10 @@ SPEC = '{"method": "identity", "dimension": 3}'
             "--spec: needs: translator: 'x' names no method: write {",
         ),
         (
+            ["align-cases", ".", "--spec", SPEC, "--out", "o", "--time-limit", "soon"],
+            "--time-limit is 'soon': write minutes, such as 90min, or none",
+        ),
+        (
             ["align-cases", ".", "--spec", SPEC, "--out", "o", "--splits", "test,tset"],
             "--splits: there is no split 'tset': write train, validation, test, separated by commas",
         ),

@@ -53,6 +53,11 @@ def test_the_memory_is_what_the_groups_around_a_job_allow(tmp_path, line, file):
     assert not any("elsewhere" in str(limit) for limit in _limits(tmp_path / "cgroup", tmp_path / "sys"))
 
 
+@pytest.mark.parametrize("minutes", [None, 1e6])
+def test_a_limit_of_years_is_one(minutes):
+    assert supervised(lambda: 3, minutes=minutes).value == 3
+
+
 def test_lack_of_memory_is_named():
     def work():
         raise MemoryError("for 10 GB")

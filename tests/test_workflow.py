@@ -121,6 +121,13 @@ def test_a_second_run_has_nothing_to_do(tiny):
     assert "Nothing to be done" in result.stderr + result.stdout
 
 
+def test_another_time_limit_lets_what_is_done_stay_done(tiny, tmp_path):
+    overlay = yaml.safe_load((tiny / "tiny.yaml").read_text()) | {"minutes": 90}
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump(overlay))
+    result = snakemake(tiny, TABLES, "--dry-run", configs=[tmp_path / "longer.yaml"])
+    assert "Nothing to be done" in result.stderr + result.stdout
+
+
 def test_a_failed_method_is_a_cell_with_its_reason(tiny):
     table = (tiny / TABLES).with_suffix(".md").read_text()
     assert "failed: ran out of time (0.0001 minutes)" in table

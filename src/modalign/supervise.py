@@ -2,11 +2,13 @@
 
 import ctypes
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ CANNOT_WRITE = os.EX_IOERR
 """Exit code of a job that can't write its results."""
 CANNOT_READ = os.EX_NOINPUT
 """Exit code of a job whose prepared cases can't be read."""
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds; the operating system can't wait for longer than some weeks at a time."""
 NEAR_THE_LIMIT = 0.7
 """A killed child that held more than this share of the memory counts as out of memory."""
 
@@ -76,8 +80,10 @@ def supervised(work: Callable[[], Any], minutes: float | None = None) -> Outcome
 
 def _receive(receiver: Connection, minutes: float | None) -> Outcome | str | None:
     """The child's outcome, "died" if it ended without one, None if the time is over."""
-    if not receiver.poll(None if minutes is None else minutes * 60):
-        return None
+    end = math.inf if minutes is None else time.monotonic() + minutes * 60
+    while not receiver.poll(max(0.0, min(end - time.monotonic(), LONGEST_WAIT))):
+        if time.monotonic() >= end:
+            return None
     try:
         return receiver.recv()
     except EOFError:

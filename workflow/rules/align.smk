@@ -17,6 +17,7 @@ rule align_cases:
         gpu=lambda wildcards: GPU * uses_gpu(wildcards.method),
         mem_mb=lambda wildcards, attempt: 8000 * 2 ** (attempt - 1),
         runtime=alignment_minutes,
+        limit=time_limit,
     params:
         store=subpath(input.cases, parent=True),
         splits=lambda wildcards: ",".join(
@@ -27,11 +28,10 @@ rule align_cases:
         model=model_option,
         tuned=lambda wildcards, input: f"--tuned {input.tuned}" if input.tuned else "",
         device=config["device"],
-        limit=lambda wildcards: time_limit(wildcards.method),
         code=lambda wildcards: code_digest(
             "modalign.runs", *PLAN.modules(wildcards.method)
         ),
     shell:
         "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} {params.tuned} "
         "--splits {params.splits} --shard {wildcards.shard} --seed {wildcards.seed} --device {params.device} --threads {threads} "
-        "{params.limit} > {log:q} 2>&1"
+        "--time-limit {resources.limit} > {log:q} 2>&1"

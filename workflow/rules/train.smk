@@ -19,16 +19,16 @@ rule train_method:
         # A training that was killed for memory gets twice as much.
         mem_mb=lambda wildcards, attempt: 16000 * 2 ** (attempt - 1),
         runtime=training_minutes,
+        limit=time_limit,
     params:
         store=subpath(input.cases, parent=True),
         # Weights and checkpoints stay undeclared in this folder, so that a killed training continues.
         model=subpath(output[0], parent=True),
         spec=spec_argument,
         device=config["device"],
-        limit=lambda wildcards: time_limit(wildcards.method),
         code=lambda wildcards: code_digest(
             "modalign.runs", *PLAN.modules(wildcards.method)
         ),
     shell:
         "python -m modalign train {params.store:q} --spec {params.spec} --model {params.model:q} "
-        "--seed {wildcards.seed} --device {params.device} --threads {threads} {params.limit} > {log:q} 2>&1"
+        "--seed {wildcards.seed} --device {params.device} --threads {threads} --time-limit {resources.limit} > {log:q} 2>&1"

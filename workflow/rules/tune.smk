@@ -34,17 +34,17 @@ rule tune_trials:
         # Whole heads need more than most: a trial that was killed for memory gets twice as much.
         mem_mb=lambda wildcards, attempt: 8000 * 2 ** (attempt - 1),
         runtime=batch_minutes,
+        limit=time_limit,
     params:
         trials=lambda wildcards: PLAN.tuning.trials_in(int(wildcards.batch)),
         store=subpath(input.cases, parent=True),
         pseudo=lambda wildcards, input: folder_option("--pseudo", input.pseudo),
         seed=config["seed"],
         device=config["device"],
-        limit=lambda wildcards: time_limit(wildcards.method),
     shell:
         "python -m modalign tune-trials {params.store:q} {input.search:q} --batch {wildcards.batch} "
         "--count {params.trials} {params.pseudo} "
-        "--seed {params.seed} --device {params.device} --threads {threads} {params.limit} "
+        "--seed {params.seed} --device {params.device} --threads {threads} --time-limit {resources.limit} "
         "--out {output:q} > {log:q} 2>&1"
 
 

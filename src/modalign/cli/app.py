@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from modalign.errors import ConfigError
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -16,4 +18,25 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there 
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads that the work may use.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes; the result doesn't depend on it.")]
 Json = Annotated[str, typer.Option(help="JSON, or @file that holds it.")]
-Minutes = Annotated[float | None, typer.Option(help="Time limit in minutes; past it the method counts as failed.")]
+
+
+def _minutes(text: str) -> float | None:
+    """A time limit in minutes, from ``90min``; None from ``none``."""
+    if text == "none":
+        return None
+    number = text.removesuffix("min")
+    try:
+        minutes = float(number)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise ConfigError(f"--time-limit is {text!r}: write minutes, such as 90min, or none")
+    return minutes
+
+
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit", parser=_minutes, metavar="TEXT", help="Past it the method counts as failed: 90min, or none."
+    ),
+]
