@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from modalign.cases import CaseStore
-from modalign.evaluate import compare_job, measure_job, table_job
+from modalign.evaluate import compare_job, table_job
 from modalign.files import write_json
+from modalign.metrics.job import measure_job
 from modalign.report.figures import make_figures
 from modalign.report.page import build_report
 from modalign.spatial.fields import write_itk_field

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from modalign import statistics
 from modalign.cases import CaseStore
-from modalign.evaluate import measure_job
+from modalign.metrics.job import measure_job
 from modalign.metrics.table import Row, write_metrics
 from modalign.report import figures_distributions, figures_proxy, figures_ranks, figures_style, panels
 from modalign.report.figures import make_figures

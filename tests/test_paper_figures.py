@@ -6,8 +6,8 @@ from PIL import Image
 from report_results import GRID, REAL, write_alignment, write_store
 
 from modalign.errors import ConfigError
-from modalign.evaluate import measure_job
 from modalign.files import read_json, write_json, write_text
+from modalign.metrics.job import measure_job
 from modalign.report import paper_figures
 from modalign.report.paper_figures import FIGURES, FigureRow, PaperFigure, RowFiles, figures_of, make_paper_figure
 from modalign.volumes import Volume, read_volume, write_volume

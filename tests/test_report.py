@@ -13,8 +13,8 @@ from PIL import Image
 from report_results import MEASURES, METHODS, PHANTOM, REAL, REASON, finish, write_report, write_results
 
 from modalign.errors import DataError
-from modalign.evaluate import measure_job
 from modalign.files import read_json, write_json
+from modalign.metrics.job import measure_job
 from modalign.plan import make_plan
 from modalign.report import provenance
 from modalign.report.html import Cell, embed_fragment, table

@@ -9,9 +9,9 @@ import pytest
 from modalign import methods
 from modalign.cases import CaseStore
 from modalign.errors import ConfigError, StoreError
-from modalign.evaluate import measure_job
 from modalign.failures import forget_failures, list_failures
 from modalign.files import read_json, write_json
+from modalign.metrics.job import measure_job
 from modalign.metrics.table import read_metrics
 from modalign.runs import align_job, build_method, train_job
 from modalign.spatial.fields import read_itk_field

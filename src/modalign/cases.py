@@ -11,7 +11,7 @@ All parts of a prepared case are oriented to RAS, so the last array axis runs th
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +143,12 @@ def load_case(folder: Path | str, parts: Iterable[str] = PARTS) -> Case:
     )
 
 
+def patients_of(manifest: Mapping[str, Any], split: str | None = None) -> dict[str, str]:
+    """Whom every case of a store's manifest, or of one split of it, is of: itself, unless the data set says more."""
+    cases = [case for case in manifest.get("cases", ()) if split is None or case["split"] == split]
+    return {case["case"]: case.get("patient") or case["case"] for case in cases}
+
+
 class CaseStore:
     """The prepared cases of a data set, read from `folder`."""
 
@@ -159,11 +165,6 @@ class CaseStore:
     def label_names(self) -> dict[int, str]:
         """Structure name of every label value."""
         return {int(value): name for value, name in self.manifest["labels"].items()}
-
-    @property
-    def patients(self) -> dict[str, str]:
-        """Whom each case is of, where the data set says so: several cases of one person aren't independent."""
-        return {case["case"]: case["patient"] for case in self.manifest["cases"] if case.get("patient")}
 
     def ids(self, splits: Sequence[str] = SPLITS) -> list[str]:
         """Case ids of the given splits, in the order of the manifest."""

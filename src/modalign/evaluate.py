@@ -8,10 +8,7 @@ from modalign.cases import CaseStore
 from modalign.errors import ConfigError
 from modalign.files import read_json, write_json
 from modalign.metrics import MEASURES
-from modalign.metrics.job import measure_job
 from modalign.metrics.table import read_metrics
-
-__all__ = ["compare_job", "measure_job", "read_manifests", "read_statuses", "table_job"]
 
 
 def read_statuses(metrics: Iterable[Path]) -> dict[tuple[str, str], dict[str, Any]]:

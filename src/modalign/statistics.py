@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from modalign.errors import DataError
+from modalign.metrics.table import COLUMNS
 
 Unit = Literal["patient", "slice"]
-COLUMNS = ("dataset", "method", "seed", "case", "slice", "structure", "metric", "value", "patient")
 
 KEYS = COLUMNS[:-2]
 """What tells one value from all others."""

@@ -1,5 +1,6 @@
 """Looking at every file of a case before anything is computed from it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,30 @@ def check_case(case: CaseFiles, layout: Layout, labels: dict[int, str], frames: 
             _field(case.true_field, grids["fixed"], found)
     found.facts |= {f"{part}_sha256": digest for part in PARTS[2:] if (digest := _digest(getattr(case, part)))}
     return found
+
+
+def shared_scans(findings: Sequence[Findings], split_of: Mapping[str, str], between_patients: bool) -> list[str]:
+    """What is wrong with scans that two cases share, which could be trained on and tested on.
+
+    In one split, a patient's cases may share a scan, such as the CT of several CBCTs, and so may pairs of patients.
+    """
+    first: dict[str, tuple[CaseFiles, Path]] = {}
+    problems = []
+    for found in findings:
+        case = found.case
+        for role, path in (("fixed", case.fixed), ("moving", case.moving)):
+            digest = found.facts.get(f"{role}_sha256")
+            if digest is None:
+                continue
+            other, other_path = first.setdefault(digest, (case, path))
+            one_patient = case.patient is not None and case.patient == other.patient
+            one_split = split_of[other.case] == split_of[case.case]
+            if other.case != case.case and not (one_split and (one_patient or between_patients)):
+                problems.append(
+                    f"{path} (case {case.case}) and {other_path} (case {other.case}) are the same file: leave one case "
+                    "out, or, if both are of one patient, say so (in the CSV file of own pairs, column `patient`)"
+                )
+    return problems
 
 
 def have_common_points(first: Grid, second: Grid) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from modalign.cases import PARTS
 from modalign.datasets import reader as reader_called
 from modalign.datasets.base import CaseFiles, LabelFiles, Layout
-from modalign.datasets.check import Findings, check_case
+from modalign.datasets.check import Findings, check_case, shared_scans
 from modalign.datasets.download import unfinished
 from modalign.datasets.labels import is_stack, read_stack
 from modalign.datasets.pairing import pair_patients
@@ -107,7 +107,7 @@ def index_dataset(
     check = partial(check_case, layout=layout, labels=truth or labels, frames=frames)
     findings = list(_shown(_mapped(check, used, workers), f"checking {dataset}", len(used)))
     problems = [problem for found in findings for problem in found.problems]
-    problems += _twice(findings, split_of, between_patients)
+    problems += shared_scans(findings, split_of, between_patients)
     if problems:
         raise DataError(_listed(dataset, folder, problems))
     values = sorted(set().union(*(found.label_values for found in findings)))
@@ -214,30 +214,6 @@ def _shown(findings: Iterator[Findings], title: str, total: int) -> Iterable[Fin
     from rich.progress import track
 
     return track(findings, title, total, console=Console(stderr=True))
-
-
-def _twice(findings: Sequence[Findings], split_of: Mapping[str, str], between_patients: bool) -> list[str]:
-    """A scan that two cases share could be trained on and tested on.
-
-    In one split, a patient's cases may share a scan, such as the CT of several CBCTs, and so may pairs of patients.
-    """
-    first: dict[str, tuple[CaseFiles, Path]] = {}
-    problems = []
-    for found in findings:
-        case = found.case
-        for role, path in (("fixed", case.fixed), ("moving", case.moving)):
-            digest = found.facts.get(f"{role}_sha256")
-            if digest is None:
-                continue
-            other, other_path = first.setdefault(digest, (case, path))
-            one_patient = case.patient is not None and case.patient == other.patient
-            one_split = split_of[other.case] == split_of[case.case]
-            if other.case != case.case and not (one_split and (one_patient or between_patients)):
-                problems.append(
-                    f"{path} (case {case.case}) and {other_path} (case {other.case}) are the same file: leave one case "
-                    "out, or, if both are of one patient, say so (in the CSV file of own pairs, column `patient`)"
-                )
-    return problems
 
 
 def _listed(dataset: str, folder: Path, problems: Sequence[str]) -> str:

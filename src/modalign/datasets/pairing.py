@@ -81,11 +81,9 @@ def pair_patients(
                     f"their contours (Dice {min(values):.2f} to {max(values):.2f} before any registration)."
                 )
         if not chosen:
-            raise DataError(
-                f"no two patients of the {split} split ({some([case.case for case in members])}) make a pair: pairs "
-                "are chosen by the overlap of contours, so two patients or more need contours that do. Give the split "
-                "more patients, or none"
-            )
+            why = "" if split == "train" else ": the contours of none overlap, by which pairs are chosen"
+            who = f"no two patients of the {split} split ({some([case.case for case in members])})"
+            raise DataError(f"{who} make a pair{why}. Give the split more patients, or none")
         pairs_of_split = [_pair(fixed, moving) for fixed, moving in chosen]
         paired += pairs_of_split
         split_of |= dict.fromkeys((case.case for case in pairs_of_split), split)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modalign.cases import CaseStore
+from modalign.cases import CaseStore, patients_of
 from modalign.files import read_json, write_json
 from modalign.metrics import measure_by_name
 from modalign.metrics.features import FeatureSource
@@ -89,6 +89,6 @@ def measure_job(
         "failed": [case["case"] for case in failed],
         "notes": notes,
     }
-    patients = cases_of.patients
+    patients = patients_of(cases_of.manifest)
     write_json(out.with_suffix(".json"), record)
     write_metrics(out, [row._replace(patient=patients.get(row.case, "")) for row in rows])

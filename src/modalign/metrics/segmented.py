@@ -7,7 +7,7 @@ import scipy.ndimage as ndi
 
 from modalign.metrics.overlap import dice
 from modalign.metrics.pair import Pair, Value
-from modalign.metrics.surface import hausdorff, lost_distance, surface_distances
+from modalign.metrics.surface import flat_axes, hausdorff, lost_distance, surface_distances
 
 
 def _structures(pair: Pair) -> Iterator[tuple[str, np.ndarray | None, np.ndarray | None]]:
@@ -50,14 +50,12 @@ def measure_hausdorff(pair: Pair, missing: str) -> list[Value]:
     NaN where the fixed scan lacks the structure.
     """
     grid, values = pair.case.grid, []
-    # What is flat is the scan: a cropped structure of one voxel's thickness has axes of size 1 as well.
-    flat = [axis for axis, size in enumerate(grid.shape) if size == 1]
     for name, true, found in _structures(pair):
         if true is None or found is None:
             value = float("nan")
         elif not found.any():
             value = lost_distance(pair, name, missing)
         else:
-            value = hausdorff(surface_distances(true, found, grid.spacing, flat))
+            value = hausdorff(surface_distances(true, found, grid.spacing, flat_axes(grid.shape)))
         values.append(Value(value, None, name))
     return values

@@ -179,7 +179,13 @@ def _distances(
         return None
     if not b.any():
         return _Lost()
-    # What is flat is the scan: a structure of one voxel's thickness, cropped, has axes of size 1 as well.
-    x, y, z = pair.case.grid.shape
-    flat = [axis for axis, size in enumerate((x, y, 1 if per_slice else z)) if size == 1]
-    return surface_distances(a, b, pair.case.fixed.spacing, flat)
+    return surface_distances(a, b, pair.case.fixed.spacing, flat_axes(pair.case.grid.shape, per_slice))
+
+
+def flat_axes(shape: tuple[int, int, int], per_slice: bool = False) -> list[int]:
+    """The axes along which a scan of `shape`, or a slice of it, is flat.
+
+    Structures don't tell: one of a single voxel's thickness, cropped, has axes of size 1 as well.
+    """
+    x, y, z = shape
+    return [axis for axis, size in enumerate((x, y, 1 if per_slice else z)) if size == 1]

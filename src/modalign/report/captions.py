@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from modalign.cases import patients_of
 from modalign.metrics import LOST
 from modalign.papers import Table
 from modalign.report.result import OVER_ALL, BlockResult, TableOptions
@@ -33,7 +34,7 @@ def data_label(dataset: str, manifest: Mapping[str, Any] | None, split: str) -> 
     size = " × ".join(map(str, shapes.pop())) if len(shapes) == 1 else "sizes vary" if shapes else ""
     kind = "phantom" if manifest.get("source") == "phantom" else ""
     what = " ".join(part for part in (kind, size) if part)
-    number = len({case.get("patient") or case["case"] for case in cases})
+    number = len(set(patients_of(manifest, split).values()))
     people = patients(number, pairs=bool(manifest.get("between_patients")))
     return ", ".join(part for part in (what, f"n = {people}") if part)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modalign.cases import patients_of
 from modalign.failures import Failure, list_failures
 from modalign.files import read_json
 from modalign.report.figures_values import UNALIGNED
@@ -57,8 +58,7 @@ class DatasetResults:
 
     def patients(self, split: str = "test") -> int:
         """Number of patients in a split, or of pairs where different patients are paired."""
-        cases = [case for case in self.manifest.get("cases", ()) if case["split"] == split]
-        return len({case.get("patient") or case["case"] for case in cases})
+        return len(set(patients_of(self.manifest, split).values()))
 
     def size(self) -> str:
         """Voxels of the fixed scans."""

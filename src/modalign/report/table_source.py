@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from modalign.cases import patients_of
 from modalign.metrics import LOST
 from modalign.papers import Column, Table
 from modalign.report.figures_values import UNALIGNED
@@ -68,8 +69,7 @@ class Source:
 
     def _patients(self, dataset: str, split: str) -> dict[str, str]:
         """The patient of every case of a split."""
-        cases = [case for case in self.info.get(dataset, {"cases": []})["cases"] if case["split"] == split]
-        return {case["case"]: case.get("patient") or case["case"] for case in cases}
+        return patients_of(self.info.get(dataset, {}), split)
 
     def _why_incomplete(self, cell: Cell, split: str) -> str:
         if self._failed(cell, split):
