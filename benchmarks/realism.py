@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from scenes import make_phantom
 
-from modalign.evaluate import measure_job
 from modalign.files import write_json, write_text
+from modalign.metrics.job import measure_job
 from modalign.metrics.table import read_metrics
 from modalign.papers import PrintedValue, Row, printed_value, tables
 from modalign.preprocess.prepare import prepare

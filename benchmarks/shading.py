@@ -15,8 +15,8 @@ import numpy as np
 
 from modalign.cases import CaseStore
 from modalign.datasets.index import index_dataset
-from modalign.evaluate import measure_job
 from modalign.files import write_json, write_text
+from modalign.metrics.job import measure_job
 from modalign.metrics.table import read_metrics
 from modalign.phantoms.archives import VERSION
 from modalign.phantoms.body_archives import write_learn2reg_abdomen
