@@ -40,6 +40,7 @@ format: $(STAMP)
 
 bench: $(STAMP)  ## speed against the peer that a user would pick instead, as ratios
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/accelerator.py
 	$(BIN)/python benchmarks/registration.py
 
 lock: .tools/uv  ## requirements.lock from pyproject.toml

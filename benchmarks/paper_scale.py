@@ -33,7 +33,7 @@ from modalign.variants import Variant
 from modalign.volumes import Volume, write_volume
 
 ROOT = Path(__file__).parents[1]
-OVERLAYS = ("rbg", "registformer", "imse", "cao2018")
+OVERLAYS = ("rbg", "registformer", "imse", "cao2018", "rbg-medium")
 SIZE = (384, 320, 128)
 """Voxels of a scan of RbG and RegistFormer, padded along z as their 3D networks want it."""
 MODALITIES = {"fixed_modality": "t2", "moving_modality": "t1"}
@@ -220,7 +220,7 @@ def _merge(config: dict[str, Any], overlay: Mapping[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overlay", choices=OVERLAYS, help="which paper's")
+    parser.add_argument("overlay", choices=OVERLAYS, help="of config/")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these alone")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--steps", type=int, default=2, help="to time, after a first one")

@@ -67,7 +67,7 @@ class Outcome:
 
 def run_race(race: Race, budget_s: float = 10.0) -> Outcome:
     """Warm both up and compare their results, then time them in turns until the budget is spent."""
-    (ours, ours_mb), (theirs, theirs_mb) = _with_peak_memory(race.ours), _with_peak_memory(race.theirs)
+    (ours, ours_mb), (theirs, theirs_mb) = with_peak_memory(race.ours), with_peak_memory(race.theirs)
     difference = race.difference(ours, theirs)
     del ours, theirs
     times: tuple[list[float], list[float]] = ([], [])
@@ -80,7 +80,7 @@ def run_race(race: Race, budget_s: float = 10.0) -> Outcome:
     return Outcome(race, tuple(times[0]), tuple(times[1]), ours_mb, theirs_mb, difference)
 
 
-def _with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float | None]:
+def with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float | None]:
     """The result, and by how many MB the resident memory peaked above its level before; None where unknown."""
     gc.collect()
     try:

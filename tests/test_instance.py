@@ -235,6 +235,12 @@ def test_presets_are_the_published_ones():
     chosen = {p: Locor({"preset": p}).options for p in ("paper", "released")}
     assert [(o.functions, o.window_sigma, o.smoothness_weight) for o in chosen.values()] == [(4, 1, 500), (5, 0.8, 400)]
     assert [s.learning_rate for s in stages(rate=0.1)][1:] == pytest.approx([0.4, 0.4, 0.2, 0.2, 0.1])
+    # `released` computes the deformation where the tool does, `paper` at half the control points' distance or more.
+    lattices = [
+        [s.deformation_spacing for s in stages(finest_lattice=options.finest_lattice)[1:]]
+        for options in chosen.values()
+    ]
+    assert lattices == [[16, 8, 4, 2, 2], [4, 4, 2, 2, 1]]
 
 
 @pytest.mark.parametrize(

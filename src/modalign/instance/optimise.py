@@ -21,9 +21,6 @@ from modalign.instance.transform import Deformation, VelocityStage, sampled
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, Mapping[str, float]], None]
-FINEST_LATTICE = 0.5
-"""The deformation is computed on points this share of the control points' distance apart, or farther. A cubic spline
-has nothing finer to show, and cubic interpolation takes it to the voxels."""
 LEAST_OVERLAP = 0.05
 """Share of the smaller image (in mm^3, inside its mask) that has to stay in view of the other image."""
 
@@ -243,7 +240,6 @@ def _model(
         fixed, moving = (centred_lattice(image.shape, ones) for image in (pair.fixed, pair.moving))
         return AffineStage(affine, fixed, moving, like)
     size = pair.fixed.shape
-    step = max(stage.deformation_spacing, FINEST_LATTICE * stage.spline_spacing)
     return VelocityStage(
         affine,
         deformation,
@@ -251,7 +247,7 @@ def _model(
         pair.moving.shape,
         # With control points farther apart than half the image, a field would be little more than another affine map.
         tuple(min(stage.spline_spacing, (n - 1) / 2) for n in size),
-        level_spacing(size, step),
+        level_spacing(size, stage.deformation_spacing),
         pair.spacing_mm,
         like,
         symmetric,

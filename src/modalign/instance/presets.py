@@ -1,7 +1,7 @@
 """The published schedules of Locor's optimiser, for every similarity that runs under it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def stages(
     affine_rate: float | None = None,
     rate: float | None = None,
     coarsest: float | None = None,
+    finest_lattice: float = 0.0,
 ) -> tuple[Stage, ...]:
     """The published stages, with other iterations or learning rates.
 
@@ -50,6 +51,8 @@ def stages(
         affine_rate: learning rate of the affine stage.
         rate: that of the last stage; those before keep their ratios to it.
         coarsest: the largest spacing of the images in voxels, where the published stages have a larger one.
+        finest_lattice: the least distance of the points on which the deformation is computed, as a share of that of the
+            control points, where the published stages have a smaller one.
 
     Raises:
         ValueError: not one number for every stage.
@@ -60,10 +63,12 @@ def stages(
     factor = 1.0 if rate is None else rate / STAGES[-1].learning_rate
     changed = []
     for stage, count in zip(STAGES, counts, strict=True):
+        spacing = stage.image_spacing if coarsest is None else min(stage.image_spacing, coarsest)
         if stage.spline_spacing is None:
             learning_rate = stage.learning_rate if affine_rate is None else affine_rate
+            deformation_spacing = stage.deformation_spacing
         else:
             learning_rate = stage.learning_rate * factor
-        spacing = stage.image_spacing if coarsest is None else min(stage.image_spacing, coarsest)
-        changed.append(replace(stage, iterations=count, learning_rate=learning_rate, image_spacing=spacing))
+            deformation_spacing = max(stage.deformation_spacing, finest_lattice * stage.spline_spacing)
+        changed.append(Stage(count, learning_rate, spacing, stage.spline_spacing, deformation_spacing))
     return tuple(changed)

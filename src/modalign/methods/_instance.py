@@ -51,6 +51,14 @@ class InstanceOptions(MethodOptions):
         description="share of every stage's iterations, the last ones, whose mean is its result; 0: the last iterate, "
         "as the released tool of Locor does",
     )
+    finest_lattice: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="the deformation is computed on points at least this share of the control points' distance apart, "
+        "and interpolated to the voxels; 0: on those of the published schedule, in its last stage all voxels, which "
+        "takes half as long again",
+    )
     affine_learning_rate: float = Field(
         5e-3, gt=0, description="of Adam, in halves of the moving image's extent (affine stage)"
     )
@@ -118,7 +126,13 @@ class InstanceMethod(Method):
         options, context = self.options, self.context
         rng = torch.Generator().manual_seed(derive_seed(context.seed, case.dataset, case.id, self.name))
         similarity = self._similarity(rng)
-        planned = stages(options.schedule, options.affine_learning_rate, options.learning_rate, options.coarsest)
+        planned = stages(
+            options.schedule,
+            options.affine_learning_rate,
+            options.learning_rate,
+            options.coarsest,
+            options.finest_lattice,
+        )
         rate = {} if self.network_rate is None else {"network_rate": getattr(options, self.network_rate)}
         total = sum(stage.iterations for stage in planned)
         start, of_start = start_of(case, options.start)

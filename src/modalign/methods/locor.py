@@ -20,6 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "smoothness_weight": 400.0,
         "symmetric_smoothness": False,
         "average": 0.0,
+        "finest_lattice": 0.0,
         "derivative_scale": 1.0,
     },
     "small": {"functions": 4, "window_sigma": 1.0, "smoothness_weight": 500.0, **SMALL},

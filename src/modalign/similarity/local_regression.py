@@ -87,12 +87,14 @@ def local_regression_loss(
     if source.ndim == 4:
         volumes = source[0][:, None], target[0][:, None], mask[0][:, None]
         windows = [windows[0].new_ones(1, 1), *windows]
-    problem = _Problem(basis, tuple(windows), residual, ridge, floor)
+    problem = Problem(basis, tuple(windows), residual, ridge, floor)
     value: Tensor = _LocalRegression.apply(problem, *volumes, *basis.parameters())
     return value
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
+    """The arguments of :func:`local_regression_loss` that aren't images."""
+
     basis: Basis
     windows: tuple[Tensor, ...]
     residual: Residual
@@ -104,9 +106,9 @@ class _LocalRegression(torch.autograd.Function):
     """Makes the gradient along with the value, from the same sums, and keeps it instead of them."""
 
     @staticmethod
-    def forward(ctx: Any, problem: _Problem, source: Tensor, target: Tensor, mask: Tensor, *learned: Tensor) -> Tensor:
-        chunks = _chunks(source, problem.windows[0])
-        sums = _local_sums(problem, source, target, mask, chunks)
+    def forward(ctx: Any, problem: Problem, source: Tensor, target: Tensor, mask: Tensor, *learned: Tensor) -> Tensor:
+        chunks = slabs(source, problem.windows[0])
+        sums = local_sums(problem, source, target, mask, chunks)
         value, slopes = _fit(problem, sums, len(target))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(*_gradients(problem, slopes, source, target, mask, learned, chunks))
@@ -119,7 +121,7 @@ class _LocalRegression(torch.autograd.Function):
         return None, gradient * source, None, None, *(gradient * slope for slope in learned)
 
 
-def _chunks(source: Tensor, windows: Tensor) -> list[tuple[slice, slice]]:
+def slabs(source: Tensor, windows: Tensor) -> list[tuple[slice, slice]]:
     """Slabs of planes along the first axis, with the windows that see any of them."""
     planes = source.shape[1]
     if source.device.type == "cpu":
@@ -133,11 +135,19 @@ def _chunks(source: Tensor, windows: Tensor) -> list[tuple[slice, slice]]:
     return chunks
 
 
-def _local_sums(
-    problem: _Problem, source: Tensor, target: Tensor, mask: Tensor, chunks: Sequence[tuple[slice, slice]]
+def local_sums(
+    problem: Problem, source: Tensor, target: Tensor, mask: Tensor, chunks: Sequence[tuple[slice, slice]]
 ) -> Tensor:
     """Windowed sums, (K, *windows), of the products g_i g_j (i <= j), g_i t_c (c first), t_c^2, of t_c in the
-    normalised form, and of the mask."""
+    normalised form, and of the mask.
+
+    Args:
+        problem: basis functions and windows.
+        source: (C, *S), three axes.
+        target: (D, *S).
+        mask: (1, *S).
+        chunks: what to do at a time, as of :func:`slabs`.
+    """
     first, second, third = problem.windows
     count, channels = problem.basis.functions, len(target)
     normalised = problem.residual == "normalised"
@@ -164,7 +174,7 @@ def _local_sums(
     return sums.reshape(size, len(first), len(second), len(third))
 
 
-def _fit(problem: _Problem, sums: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+def _fit(problem: Problem, sums: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """The loss, and its derivative by the sums of g_i g_j and g_i t_c."""
     count, ridge, floor = problem.basis.functions, problem.ridge, problem.floor
     share = sums[-1]
@@ -236,7 +246,7 @@ def _solve(factor: Sequence[Sequence[Tensor]], right: Sequence[Tensor]) -> list[
 
 
 def _gradients(
-    problem: _Problem,
+    problem: Problem,
     slopes: Tensor,
     source: Tensor,
     target: Tensor,
