@@ -71,6 +71,9 @@ def test_networks_have_the_published_sizes(overlay):
         ("imse", "imse-sr-2d", (32, 32, 4), {"batch": 1}),
         ("imse", "voxelmorph-3d-cyclegan", (32, 32, 32), {}),
         ("cao2018", "single-modality-ct", (8, 8, 8), {"batch": 1, "patch": 44}),
+        ("rbg-medium", "rbg-stage1-32", (48, 48, 4), {"crop": (32, 32), "batch": 1}),
+        ("rbg-medium", "rbg", (48, 48, 4), {"crop": (32, 32), "batch": 1}),
+        ("rbg-medium", "munit", (48, 48, 4), {"batch": 1}),
     ],
 )
 def test_a_step_with_the_options_of_the_overlay(tmp_path, overlay, name, size, sizes):

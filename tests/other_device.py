@@ -1,0 +1,245 @@
+"""A device that isn't there, to see without a GPU that no code mixes devices.
+
+Tensors of ``elsewhere`` keep their numbers on the CPU and compute there, but, as on a GPU, they refuse to meet tensors
+of the CPU (but for indices and numbers without axes) or to be handed to NumPy. What a method makes there has to be
+what it makes on the CPU, up to rounding: some kernels differ, and Adam's first steps go by the signs of gradients.
+Generators of random numbers stay on the CPU; Triton's kernels, mixed precision and Lightning Fabric don't take part.
+
+``python tests/other_device.py NAME...`` trains and aligns with variants of :data:`VARIANTS` on both devices. In a
+process of its own, because a device can't be taken away from PyTorch again.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+ROOT = Path(__file__).parents[1]
+NAME = "elsewhere"
+VOLUME, SLICES = (32, 32, 32), (32, 32, 6)
+
+SMALL = {"preset": "small"}
+STAGE2 = {"stage1": "translator", "registration": "registration"}
+TRANSLATED = {"similarity": "mse", "translator": True, **SMALL}
+VARIANTS: dict[str, tuple[str, int, dict[str, Any], dict[str, str]]] = {
+    "rbg_stage1": ("rbg_stage1", 2, {**SMALL, "padain_factor": 4}, {}),
+    "rbg_stage1 as printed": (
+        *("rbg_stage1", 2),
+        {**SMALL, "padain_interpolation": "bilinear", "padain_reduce": "mean", "contextual_form": "nearest"},
+        {},
+    ),
+    "rbg": ("rbg", 2, SMALL, STAGE2),
+    "rbg with MIND": ("rbg", 2, {**SMALL, "mind_weight": 20, "nce_weight": 0, "attention": "dot"}, STAGE2),
+    "rbg with its extractors": ("rbg", 2, {**SMALL, "nce_features": "extractors", "window": 6}, STAGE2),
+    "rbg in 3D": ("rbg", 3, {**SMALL, "crop": (16, 16, 8)}, STAGE2),
+    "registformer": ("registformer", 2, SMALL, STAGE2),
+    "cyclegan": ("cyclegan", 2, SMALL, {}),
+    "sc_cyclegan": ("sc_cyclegan", 2, SMALL, {}),
+    "unit": ("unit", 2, SMALL, {}),
+    "munit": ("munit", 2, SMALL, {}),
+    "cut": ("cut", 2, SMALL, {}),
+    "reggan": ("reggan", 2, SMALL, {}),
+    "pseudo_ct": ("pseudo_ct", 2, SMALL, {}),
+    "voxelmorph, MI": ("voxelmorph", 2, {**SMALL, "similarity": "mi", "misalign": {}}, {}),
+    "voxelmorph, MIND": ("voxelmorph", 3, {**SMALL, "similarity": "mind", "deform_voxels": 1}, {}),
+    "voxelmorph, NCC": ("voxelmorph", 3, {**SMALL, "similarity": "ncc"}, {}),
+    "lapirn": ("lapirn", 3, {**TRANSLATED, "frozen_steps": 0}, {"translator": "translator"}),
+    "gradicon": ("gradicon", 2, TRANSLATED, {"translator": "translator"}),
+    "transmorph": ("transmorph", 3, TRANSLATED, {"translator": "translator"}),
+    "imse_evaluator": ("imse_evaluator", 2, {**SMALL, "learn_from": ["t1", "t2"]}, {}),
+    "imse": ("imse", 2, {**SMALL, "deform_voxels": 0}, {"evaluator": "imse_evaluator"}),
+    "free_displacement, IMSE": (
+        *("free_displacement", 2, {"similarity": "imse", "iterations": 3}),
+        {"evaluator": "imse_evaluator"},
+    ),
+    "free_displacement, MI": ("free_displacement", 3, {"similarity": "mi", "iterations": 3}, {}),
+    "dual_modality": ("dual_modality", 3, {**SMALL, "pairs": "labels-only", "batch": 1}, {}),
+    "locor": ("locor", 3, {}, {}),
+    "locor, normalised polynomials": ("locor", 2, {"basis": "polynomial", "residual": "normalised"}, {}),
+    **{f"instance, {kind}": ("instance", 3, {"similarity": kind}, {}) for kind in ("srwcr", "mind-ssc", "mi", "lncc")},
+    **{f"instance, {kind}": ("instance", 2, {"similarity": kind}, {}) for kind in ("mind", "nmi", "cr", "mae")},
+    "convexadam": ("convexadam", 3, {}, {}),
+}
+"""Method, dimension, options, and the stand-ins that it builds on: every way through the code that computes."""
+ON_ANY_DEVICE = ("aten._to_copy.default", "aten.copy_.default")
+INDEXING = ("aten.index.", "aten.index_put", "aten._index_put")
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is elsewhere."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "Elsewhere":
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=torch.device(NAME, 0),
+        )
+
+    def __init__(self, inner: torch.Tensor):
+        self.inner = inner
+
+    def __repr__(self) -> str:
+        return f"Elsewhere({self.inner})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return _compute(func, args, kwargs or {})
+
+
+class _Dispatch(TorchDispatchMode):
+    """Sees what makes tensors from nothing, which no tensor would bring here."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return _compute(func, args, kwargs or {})
+
+
+def _compute(func, args, kwargs):
+    name, wanted = str(func), kwargs.get("device")
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    there = [t for t in tensors if isinstance(t, Elsewhere)]
+    if there and name not in ON_ANY_DEVICE:
+        # A GPU takes indices from the CPU.
+        asked = [args[0], *args[2:]] if name.startswith(INDEXING) else tensors
+        if any(isinstance(t, torch.Tensor) and not isinstance(t, Elsewhere) and t.ndim for t in asked):
+            found = ", ".join(f"{tuple(t.shape)} on {t.device.type}" for t in tensors)
+            raise RuntimeError(f"{name} got tensors of two devices: {found}")
+    if wanted is not None:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+        stays = torch.device(wanted).type == NAME
+    else:
+        stays = isinstance(args[0], Elsewhere) if name in ON_ANY_DEVICE else bool(there)
+    found = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+    if not stays:
+        return found
+    found = tree_map(lambda t: Elsewhere(t) if isinstance(t, torch.Tensor) else t, found)
+    return return_and_correct_aliasing(func, args, kwargs, found) if there else found
+
+
+def _inner(value: Any) -> Any:
+    return value.inner if isinstance(value, Elsewhere) else value
+
+
+class _Backend:
+    """What PyTorch asks of the module of a device."""
+
+    is_available = is_initialized = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: 1)
+    current_device = staticmethod(lambda: 0)
+    manual_seed_all = staticmethod(lambda seed: None)
+    _is_in_bad_fork = staticmethod(lambda: False)
+    get_amp_supported_dtype = staticmethod(lambda: [torch.float16, torch.bfloat16])
+
+
+def register() -> TorchDispatchMode:
+    """Make the device known to PyTorch and to modalign; inside the mode, it is there."""
+    from torch.utils import backend_registration
+
+    from modalign.methods import _generation, _stage2_losses, rbg_stage1
+    from modalign.similarity import contextual
+    from modalign.training import devices, loop
+
+    backend_registration._setup_privateuseone_for_python_backend(NAME, _Backend)
+    kernels = torch.library.Library("aten", "IMPL", "PrivateUse1")
+    kernels.impl(
+        "empty_strided", lambda size, stride, **kind: Elsewhere(torch.empty_strided(size, stride, **_on_cpu(kind)))
+    )
+    kernels.impl("empty.memory_format", lambda size, **kind: Elsewhere(torch.empty(size, **_on_cpu(kind))))
+    kernels.impl("_copy_from", _copy_from)
+    register.kernels = kernels  # they are gone when it is
+
+    # These four would ask C++ for the device's memory.
+    made, as_made, listed, forked = torch.tensor, torch.as_tensor, torch.Tensor.tolist, torch.random.fork_rng
+    torch.tensor = lambda data, *, device=None, **kind: _moved(made(data, **kind), device)
+    torch.as_tensor = lambda data, dtype=None, device=None: _moved(as_made(data, dtype=dtype), device)
+    torch.Tensor.new_tensor = lambda self, data, device=None: made(data, dtype=self.dtype).to(device or self.device)
+    torch.Tensor.tolist = lambda self: listed(_inner(self.detach()))
+
+    torch.random.fork_rng = lambda devices=(): forked([d for d in devices if torch.device(d).type != NAME])
+    drawn = _generation.torch_random
+    for module in (_generation, _stage2_losses, rbg_stage1):
+        if hasattr(module, "torch_random"):
+            module.torch_random = lambda device, *purpose: drawn("cpu", *purpose)
+    contextual.TILE_ELEMENTS[NAME] = contextual.TILE_ELEMENTS["cpu"]
+    elsewhere = devices.OneCpu()
+    elsewhere.device = torch.device(NAME, 0)
+    loop.accelerate = lambda device, *more: elsewhere if device == NAME else devices.accelerate(device, *more)
+    return _Dispatch()
+
+
+def _on_cpu(kind: Mapping[str, Any]) -> dict[str, Any]:
+    return {**kind, "device": "cpu", "pin_memory": False}
+
+
+def _moved(tensor: torch.Tensor, device: Any) -> torch.Tensor:
+    return tensor if device is None else tensor.to(device)
+
+
+def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    _inner(target).copy_(_inner(source))
+    return target
+
+
+def train_and_align(name: str, device: str, folder: Path) -> Any:
+    """What a variant makes of a random case after two steps of training, or after a few iterations."""
+    from paper_scale import RegistrationStandIn, TranslationStandIn, random_store
+
+    from modalign.methods import method_class
+    from modalign.methods._trained import TrainedMethod
+    from modalign.methods.base import Context
+
+    kind, dimension, options, needed = VARIANTS[name]
+    size = (44, 44, 44) if kind == "dual_modality" else VOLUME if dimension == 3 else SLICES
+    store = random_store(folder / "store", size, 2)
+    needs: dict[str, Any] = {}
+    for role, stand_in in needed.items():
+        if stand_in == "imse_evaluator":
+            context = Context(model=folder / "evaluator", device=device)
+            needs[role] = method_class(stand_in)({**VARIANTS[stand_in][2], "steps": 1}, dimension, context)
+            needs[role].train(store)
+        else:
+            needs[role] = {"translator": TranslationStandIn, "registration": RegistrationStandIn}[stand_in](
+                dimension=dimension
+            )
+    if issubclass(method_class(kind), TrainedMethod):
+        # LapIRN has three levels to train.
+        options = {**options, "steps": 4 if kind == "lapirn" else 2}
+    elif kind in ("instance", "locor"):
+        options = {**options, "schedule": (2, 0, 2, 0, 2, 1)}
+    context = Context(model=folder / "model", device=device, needs=needs)
+    method = method_class(kind)(options, dimension, context)
+    if isinstance(method, TrainedMethod):
+        method.train(store)
+    return method.align(store.load("case0", ("fixed", "moving")))
+
+
+def main(names: Sequence[str]) -> None:
+    """Compare both devices."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    mode = register()
+    for name in names:
+        found = {}
+        for device in ("cpu", NAME):
+            with tempfile.TemporaryDirectory() as folder, nullcontext() if device == "cpu" else mode:
+                found[device] = train_and_align(name, device, Path(folder))
+        here, there = found["cpu"], found[NAME]
+        np.testing.assert_allclose(
+            there.image.data, here.image.data, atol=0.05 * np.ptp(here.image.data), err_msg=f"{name}: image"
+        )
+        if here.field is not None:
+            np.testing.assert_allclose(there.field, here.field, atol=0.1, err_msg=f"{name}: field, voxels")
+        print(f"{name}: as on the CPU", flush=True)  # noqa: T201 - the test counts them
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(VARIANTS))
