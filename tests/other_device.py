@@ -23,7 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 ROOT = Path(__file__).parents[1]
 NAME = "elsewhere"
-VOLUME, SLICES = (32, 32, 32), (32, 32, 6)
+SLICES, SLICE, VOLUME = (32, 32, 4), (32, 32, 1), (32, 32, 32)
+VOLUMES = {"rbg": (16, 16, 8), "dual_modality": (44, 44, 44)}
+"""Where others take too long, or are refused."""
 
 SMALL = {"preset": "small"}
 STAGE2 = {"stage1": "translator", "registration": "registration"}
@@ -38,7 +40,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any], dict[str, str]]] = {
     "rbg": ("rbg", 2, SMALL, STAGE2),
     "rbg with MIND": ("rbg", 2, {**SMALL, "mind_weight": 20, "nce_weight": 0, "attention": "dot"}, STAGE2),
     "rbg with its extractors": ("rbg", 2, {**SMALL, "nce_features": "extractors", "window": 6}, STAGE2),
-    "rbg in 3D": ("rbg", 3, {**SMALL, "crop": (16, 16, 8)}, STAGE2),
+    "rbg in 3D": ("rbg", 3, SMALL, STAGE2),
     "registformer": ("registformer", 2, SMALL, STAGE2),
     "cyclegan": ("cyclegan", 2, SMALL, {}),
     "sc_cyclegan": ("sc_cyclegan", 2, SMALL, {}),
@@ -46,7 +48,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any], dict[str, str]]] = {
     "munit": ("munit", 2, SMALL, {}),
     "cut": ("cut", 2, SMALL, {}),
     "reggan": ("reggan", 2, SMALL, {}),
-    "pseudo_ct": ("pseudo_ct", 2, SMALL, {}),
+    "pseudo_ct": ("pseudo_ct", 2, {**SMALL, "rigid": False}, {}),
     "voxelmorph, MI": ("voxelmorph", 2, {**SMALL, "similarity": "mi", "misalign": {}}, {}),
     "voxelmorph, MIND": ("voxelmorph", 3, {**SMALL, "similarity": "mind", "deform_voxels": 1}, {}),
     "voxelmorph, NCC": ("voxelmorph", 3, {**SMALL, "similarity": "ncc"}, {}),
@@ -199,7 +201,8 @@ def train_and_align(name: str, device: str, folder: Path) -> Any:
     from modalign.methods.base import Context
 
     kind, dimension, options, needed = VARIANTS[name]
-    size = (44, 44, 44) if kind == "dual_modality" else VOLUME if dimension == 3 else SLICES
+    trained = issubclass(method_class(kind), TrainedMethod)
+    size = VOLUMES.get(kind, VOLUME) if dimension == 3 else SLICES if trained else SLICE
     store = random_store(folder / "store", size, 2)
     needs: dict[str, Any] = {}
     for role, stand_in in needed.items():
@@ -211,7 +214,7 @@ def train_and_align(name: str, device: str, folder: Path) -> Any:
             needs[role] = {"translator": TranslationStandIn, "registration": RegistrationStandIn}[stand_in](
                 dimension=dimension
             )
-    if issubclass(method_class(kind), TrainedMethod):
+    if trained:
         # LapIRN has three levels to train.
         options = {**options, "steps": 4 if kind == "lapirn" else 2}
     elif kind in ("instance", "locor"):
@@ -223,10 +226,25 @@ def train_and_align(name: str, device: str, folder: Path) -> Any:
     return method.align(store.load("case0", ("fixed", "moving")))
 
 
+def _check_the_device() -> None:
+    """Raises AssertionError unless the device refuses what a GPU refuses."""
+    here, there = torch.zeros(1, 3), torch.zeros(2, 3, device=NAME)
+    assert (there + 1).sum().item() == 6
+    assert (there * torch.tensor(2.0)).device.type == NAME
+    for refused in (lambda: there + here, lambda: torch.cat([here, there]), there.numpy):
+        try:
+            refused()
+        except RuntimeError:
+            continue
+        raise AssertionError("tensors of two devices met")
+
+
 def main(names: Sequence[str]) -> None:
     """Compare both devices."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     mode = register()
+    with mode:
+        _check_the_device()
     for name in names:
         found = {}
         for device in ("cpu", NAME):
