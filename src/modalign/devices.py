@@ -1,13 +1,55 @@
 """Which device a method runs on."""
 
+import os
+import tempfile
 from pathlib import Path
 
 from modalign.errors import ConfigError
 
 
+def gpus() -> list[Path]:
+    """The device files of this machine's GPUs, in the order of their numbers."""
+    return sorted(Path("/dev").glob("nvidia[0-9]*"), key=lambda file: int(file.name.removeprefix("nvidia")))
+
+
 def has_gpu() -> bool:
     """Whether this machine has device files of a GPU."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    return bool(gpus())
+
+
+_TAKEN: list[int] = []
+"""Locked files, until this process ends."""
+
+
+def take_gpus(count: int) -> None:
+    """Let this process see `count` GPUs alone that no other job of this user on this machine has taken.
+
+    Has to come before CUDA starts. Where all are taken, the job shares some. Nothing changes on a machine with one GPU,
+    and where ``CUDA_VISIBLE_DEVICES`` says what to see, as under Slurm.
+    """
+    import fcntl
+
+    there = gpus()
+    if not 0 < count < len(there) or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    free = []
+    for number, file in enumerate(there):
+        lock = Path(tempfile.gettempdir()) / f"modalign-{os.getuid()}-{file.name}.lock"
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        _TAKEN.append(descriptor)
+        free.append(number)
+        if len(free) == count:
+            break
+    others = [number for number in range(len(there)) if number not in free]
+    first = os.getpid() % max(1, len(others))
+    chosen = sorted([*free, *(others[first:] + others[:first])[: count - len(free)]])
+    # The order of the device files; by itself, CUDA puts the fastest first.
+    os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, chosen))}
 
 
 def resolve_device(name: str = "auto") -> str:

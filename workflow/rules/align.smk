@@ -33,5 +33,5 @@ rule align_cases:
         ),
     shell:
         "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} {params.tuned} "
-        "--splits {params.splits} --shard {wildcards.shard} --seed {wildcards.seed} --device {params.device} --threads {threads} "
-        "--time-limit {resources.limit} > {log:q} 2>&1"
+        "--splits {params.splits} --shard {wildcards.shard} --seed {wildcards.seed} --device {params.device} "
+        "--threads {threads} --gpus {resources.gpu} --time-limit {resources.limit} > {log:q} 2>&1"

@@ -24,7 +24,7 @@ rule train_segmenter:
         code=code_digest("modalign.segmentation.unet", "modalign.segmentation.jobs"),
     shell:
         "python -m modalign train-segmenter {params.store:q} --model {params.model:q} --options {params.options} "
-        "--seed {params.seed} --device {params.device} --threads {threads} > {log:q} 2>&1"
+        "--seed {params.seed} --device {params.device} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule segment_cases:
@@ -54,4 +54,4 @@ rule segment_cases:
         code=code_digest("modalign.segmentation.*"),
     shell:
         "python -m modalign segment {params.store:q} {input.runs:q} --out {params.out:q} --options {params.options} "
-        "{params.model} --device {params.device} --threads {threads} > {log:q} 2>&1"
+        "{params.model} --device {params.device} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"

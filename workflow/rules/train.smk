@@ -31,4 +31,5 @@ rule train_method:
         ),
     shell:
         "python -m modalign train {params.store:q} --spec {params.spec} --model {params.model:q} "
-        "--seed {wildcards.seed} --device {params.device} --threads {threads} --time-limit {resources.limit} > {log:q} 2>&1"
+        "--seed {wildcards.seed} --device {params.device} --threads {threads} --gpus {resources.gpu} "
+        "--time-limit {resources.limit} > {log:q} 2>&1"

@@ -44,8 +44,8 @@ rule tune_trials:
     shell:
         "python -m modalign tune-trials {params.store:q} {input.search:q} --batch {wildcards.batch} "
         "--count {params.trials} {params.pseudo} "
-        "--seed {params.seed} --device {params.device} --threads {threads} --time-limit {resources.limit} "
-        "--out {output:q} > {log:q} 2>&1"
+        "--seed {params.seed} --device {params.device} --threads {threads} --gpus {resources.gpu} "
+        "--time-limit {resources.limit} --out {output:q} > {log:q} 2>&1"
 
 
 # The translations of the validation cases alone: tuning reads nothing of the test split.
@@ -77,7 +77,8 @@ rule translate_validation:
         ),
     shell:
         "python -m modalign align-cases {params.store:q} --spec {params.spec} --out {params.out:q} {params.model} "
-        "--splits validation --seed {params.seed} --device {params.device} --threads {threads} > {log:q} 2>&1"
+        "--splits validation --seed {params.seed} --device {params.device} --threads {threads} --gpus {resources.gpu} "
+        "> {log:q} 2>&1"
 
 
 rule choose_options:

@@ -15,6 +15,10 @@ app = typer.Typer(
 
 Seed = Annotated[int, typer.Option(help="Seeds everything random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Gpus = Annotated[
+    int,
+    typer.Option(min=0, help="How many GPUs to see, of those that no other job of yours on this machine has; 0: all."),
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads that the work may use.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes; the result doesn't depend on it.")]
 Json = Annotated[str, typer.Option(help="JSON, or @file that holds it.")]

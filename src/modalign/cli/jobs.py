@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from modalign.align_files import parse_json
-from modalign.cli.app import Device, Json, Minutes, Seed, Threads, Workers, app
+from modalign.cli.app import Device, Gpus, Json, Minutes, Seed, Threads, Workers, app
 from modalign.cli.specs import read_spec, read_splits
+from modalign.devices import take_gpus
 from modalign.errors import ConfigError
 
 
@@ -19,12 +20,14 @@ def train(
     model: Annotated[Path, typer.Option(help="Folder for the weights and train.json.")],
     seed: Seed = 0,
     device: Device = "auto",
+    gpus: Gpus = 0,
     threads: Threads = 1,
     minutes: Minutes = None,
 ) -> None:
     """Train a method on the training cases of a store; continues where a killed training stopped."""
     from modalign.runs import train_job
 
+    take_gpus(gpus)
     train_job(read_spec(spec), store, model, seed=seed, device=device, threads=threads, minutes=minutes)
 
 
@@ -46,6 +49,7 @@ def align_cases(
     shard: Annotated[str, typer.Option(help="i-of-n: align every n-th case, from the i-th on.")] = "1-of-1",
     seed: Seed = 0,
     device: Device = "auto",
+    gpus: Gpus = 0,
     threads: Threads = 1,
     minutes: Minutes = None,
 ) -> None:
@@ -55,6 +59,7 @@ def align_cases(
 
     index, count = _shard(shard)
     chosen = read_spec(spec)
+    take_gpus(gpus)
     align_job(
         chosen if tuned is None else tuned_spec(chosen, tuned),
         store,
@@ -114,11 +119,13 @@ def train_segmenter(
     options: Json = "{}",
     seed: Seed = 0,
     device: Device = "auto",
+    gpus: Gpus = 0,
     threads: Threads = 1,
 ) -> None:
     """Train a small segmenter on the unaligned moving scans of the training split."""
     from modalign.segmentation.jobs import train_job
 
+    take_gpus(gpus)
     train_job(store, model, parse_json(options, "--options", dict), seed=seed, device=device, threads=threads)
 
 
@@ -130,9 +137,11 @@ def segment(
     options: Json = "{}",
     model: Annotated[Path | None, typer.Option(help="Folder of the small segmenter's weights.")] = None,
     device: Device = "auto",
+    gpus: Gpus = 0,
     threads: Threads = 1,
 ) -> None:
     """Segment what a method aligned."""
     from modalign.segmentation.jobs import segment_job
 
+    take_gpus(gpus)
     segment_job(store, runs, out, parse_json(options, "--options", dict), model=model, device=device, threads=threads)

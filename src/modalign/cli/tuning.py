@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from modalign.cli.app import Device, Minutes, Seed, Threads, app
+from modalign.cli.app import Device, Gpus, Minutes, Seed, Threads, app
+from modalign.devices import take_gpus
 
 SearchFile = Annotated[Path, typer.Argument(help="search.json: what is searched, and how.")]
 
@@ -20,12 +21,14 @@ def tune_trials(
     pseudo: Annotated[Path | None, typer.Option(help="Folder of fixed images in the moving contrast.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    gpus: Gpus = 0,
     threads: Threads = 1,
     minutes: Minutes = None,
 ) -> None:
     """Try sets of options on the validation cases of a store; continues where a killed batch stopped."""
     from modalign.tuning import Search, trials_job
 
+    take_gpus(gpus)
     trials_job(
         Search.read(search),
         store,
