@@ -36,6 +36,13 @@ class RegistrationOptions(TrainingOptions):
     smoothness_weight: float | None = Field(
         None, ge=0, description="weight of the mean squared gradient, averaged over axes; null = by similarity"
     )
+    blur_voxels: float = Field(
+        0.0,
+        ge=0,
+        description="blur both images by a Gaussian before squared or absolute differences are taken; not in any "
+        "paper. Interpolation between voxels blurs noise, which those differences from a blurred translation reward, so "
+        "that fields come to lie half-way between slices",
+    )
     window: int = Field(9, ge=3, description="width of the local correlation's window in voxels (ncc), odd")
     bins: int = Field(23, ge=4, description="histogram bins (mi)")
     radius: int = Field(2, ge=0, description="half width of the patches in voxels (mind)")
@@ -59,6 +66,8 @@ class RegistrationOptions(TrainingOptions):
             raise ValueError(
                 f"similarity {self.similarity} compares intensities of one contrast: add translator: true, or use mind"
             )
+        if self.blur_voxels > 0 and self.similarity not in ("mae", "mse"):
+            raise ValueError(f"blur_voxels is for similarity mae and mse, not for {self.similarity}: leave it out")
         if self.window % 2 == 0:
             raise ValueError(f"window has to be odd, not {self.window}")
         return self
@@ -70,6 +79,7 @@ class RegistrationOptions(TrainingOptions):
 
     def similarity_loss(self) -> "Callable[..., Tensor]":
         """The chosen similarity with its settings: ``loss(fixed, warped, mask)``."""
+        from modalign.similarity.filters import gaussian_mean
         from modalign.similarity.losses import loss_function
 
         own: dict[str, dict[str, Any]] = {
@@ -77,7 +87,14 @@ class RegistrationOptions(TrainingOptions):
             "mi": {"bins": self.bins},
             "mind": {"radius": self.radius, "dilation": self.dilation},
         }
-        return loss_function(self.similarity, **own.get(self.similarity, {}))
+        loss, blur = loss_function(self.similarity, **own.get(self.similarity, {})), self.blur_voxels
+        if blur == 0:
+            return loss
+
+        def blurred(fixed: "Tensor", warped: "Tensor", mask: "Tensor | None") -> "Tensor":
+            return loss(gaussian_mean(fixed, blur), gaussian_mean(warped, blur), mask)
+
+        return blurred
 
 
 class LearnedRegistration(TrainedMethod):
