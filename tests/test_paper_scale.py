@@ -47,6 +47,7 @@ def test_networks_have_the_published_sizes(overlay):
         method = paper_scale.build(variant)
         assert method.options.epochs is not None, name
         assert method.options.steps is None, name
+        assert getattr(method.options, "blur_voxels", 0) == 0, name
         with torch.device("meta"):
             network = method._network()
         own = network.synthesis if variant.method == "rbg_stage1" else network

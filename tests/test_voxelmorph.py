@@ -117,10 +117,30 @@ def test_weights_of_the_other_dimension_are_refused(untrained, tmp_path):
         VoxelMorph({}, 3, Context(model=tmp_path / "none")).align(case)
 
 
+def test_with_a_blur_noise_no_longer_asks_for_fields_between_slices():
+    """Half-way between voxels, interpolation takes the mean of two, which halves the noise."""
+    draw = torch.Generator().manual_seed(0)
+    x, y, z = torch.meshgrid(*(torch.linspace(0, 3, n) for n in (24, 24, 24)), indexing="ij")
+    fixed = (torch.sin(x) * torch.cos(2 * y) + torch.sin(2 * z))[None, None]
+    moving = fixed + 0.3 * torch.randn(fixed.shape, generator=draw)
+
+    def loss(shift: float, blur: float) -> float:
+        field = torch.zeros(1, 3, *fixed.shape[2:])
+        field[:, 2] = shift
+        options = {"similarity": "mse", "translator": True, "blur_voxels": blur}
+        inner = (..., slice(4, -4))
+        compare = VoxelMorph(options, 3).options.similarity_loss()
+        return float(compare(fixed[inner], warp(moving, field)[inner], None))
+
+    assert loss(0.5, blur=0) < 0.7 * loss(0.0, blur=0)
+    assert loss(0.0, blur=1) < min(loss(0.5, blur=1), loss(-0.5, blur=1))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"similarity": "mse"}, "compares intensities of one contrast: add translator: true"),
+        ({"similarity": "mind", "blur_voxels": 1}, "blur_voxels is for similarity mae and mse, not for mind"),
         ({"similarity": "mind", "window": 8}, "window has to be odd, not 8"),
         ({"steps": 5, "epochs": 2}, "either in steps or in epochs"),
         ({"preset": "small", "int_steps": 0}, "preset small needs integration at half resolution"),

@@ -40,8 +40,8 @@ class RegistrationOptions(TrainingOptions):
         0.0,
         ge=0,
         description="blur both images by a Gaussian before squared or absolute differences are taken; not in any "
-        "paper. Interpolation between voxels blurs noise, which those differences from a blurred translation reward, so "
-        "that fields come to lie half-way between slices",
+        "paper. Interpolation between voxels blurs noise, which differences from a blurred translation reward: fields "
+        "come to lie half-way between slices",
     )
     window: int = Field(9, ge=3, description="width of the local correlation's window in voxels (ncc), odd")
     bins: int = Field(23, ge=4, description="histogram bins (mi)")
