@@ -6,8 +6,9 @@ what it makes on the CPU, up to rounding: some kernels differ, and Adam's first 
 Generators of random numbers stay on the CPU; Triton's kernels, mixed precision and Lightning Fabric don't take part.
 Those two run on the CPU as well: trainings go through Fabric in ``32`` and in ``bf16-mixed``, as on a GPU.
 
-``python tests/other_device.py HOW NAME...`` trains and aligns with variants of :data:`VARIANTS` as usual and as `HOW`
-says: ``elsewhere``, or a precision. In a process of its own, because a device can't be taken away from PyTorch again.
+``python tests/other_device.py HOW NAME...`` trains and aligns with variants of :data:`VARIANTS` as `HOW` says,
+``elsewhere`` or a precision, and compares with what comes out usually (but for ``bf16-mixed``). In a process of its
+own, because a device can't be taken away from PyTorch again.
 """
 
 import sys
@@ -40,7 +41,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any], dict[str, str]]] = {
     ),
     "rbg": ("rbg", 2, SMALL, STAGE2),
     "rbg with MIND": ("rbg", 2, {**SMALL, "mind_weight": 20, "nce_weight": 0, "attention": "dot"}, STAGE2),
-    "rbg with its extractors": ("rbg", 2, {**SMALL, "nce_features": "extractors", "window": 6}, STAGE2),
+    "rbg with its extractors": ("rbg", 2, {**SMALL, "nce_features": "extractors", "window": 4}, STAGE2),
     "rbg in 3D": ("rbg", 3, SMALL, STAGE2),
     "registformer": ("registformer", 2, SMALL, STAGE2),
     "cyclegan": ("cyclegan", 2, SMALL, {}),
@@ -219,7 +220,7 @@ def train_and_align(name: str, device: str, folder: Path) -> Any:
         # LapIRN has three levels to train.
         options = {**options, "steps": 4 if kind == "lapirn" else 2}
     elif kind in ("instance", "locor"):
-        options = {**options, "schedule": (2, 0, 2, 0, 2, 1)}
+        options = {**options, "schedule": (1, 0, 1, 0, 0, 1)}
     context = Context(model=folder / "model", device=device, needs=needs)
     method = method_class(kind)(options, dimension, context)
     if isinstance(method, TrainedMethod):
@@ -261,18 +262,24 @@ def main(how: str, names: Sequence[str]) -> None:
         with mode:
             _check_the_device()
     for name in names:
+        if how == "bf16-mixed":
+            # Adam's first steps go elsewhere in half precision: nothing to compare with.
+            with tempfile.TemporaryDirectory() as folder, fabric(how):
+                image = train_and_align(name, "cpu", Path(folder)).image.data
+            assert np.isfinite(image).all(), name
+            assert np.ptp(image) > 0, name
+            print(f"{name}: done", flush=True)  # noqa: T201 - the test counts them
+            continue
         found = []
         for device, way in (("cpu", nullcontext()), (NAME, mode) if how == NAME else ("cpu", fabric(how))):
             with tempfile.TemporaryDirectory() as folder, way:
                 found.append(train_and_align(name, device, Path(folder)))
         usual, other = found
-        # Two steps of Adam in half precision go in other directions; what comes of them has to be an image.
-        apart, voxels = (0.05, 0.1) if how != "bf16-mixed" else (1.0, 1.0)
-        allowed = apart * np.ptp(usual.image.data)
+        allowed = 0.05 * np.ptp(usual.image.data)
         np.testing.assert_allclose(other.image.data, usual.image.data, atol=allowed, err_msg=f"{name}: image")
         if usual.field is not None:
-            np.testing.assert_allclose(other.field, usual.field, atol=voxels, err_msg=f"{name}: field, voxels")
-        print(f"{name}: as usual", flush=True)  # noqa: T201 - the test counts them
+            np.testing.assert_allclose(other.field, usual.field, atol=0.1, err_msg=f"{name}: field, voxels")
+        print(f"{name}: done", flush=True)  # noqa: T201 - the test counts them
 
 
 if __name__ == "__main__":

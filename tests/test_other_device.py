@@ -21,9 +21,12 @@ def test_methods_compute_on_one_device_alone_and_find_the_same(group):
     compare(NAME, list(VARIANTS)[group::GROUPS])
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
-def test_trainings_run_under_fabric(precision):
-    compare(precision, TRAINED)
+def test_trainings_under_fabric_find_the_same():
+    compare("32", ["rbg", "munit", "voxelmorph, NCC"])
+
+
+def test_trainings_under_fabric_run_in_mixed_precision():
+    compare("bf16-mixed", TRAINED)
 
 
 def compare(how: str, names: list[str]) -> None:
@@ -32,4 +35,4 @@ def compare(how: str, names: list[str]) -> None:
     command = [sys.executable, str(SCRIPT), how, *names]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert finished.stdout.count(": as usual") == len(names)
+    assert finished.stdout.count(": done") == len(names)
