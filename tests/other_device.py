@@ -3,8 +3,8 @@
 Tensors of ``elsewhere`` keep their numbers on the CPU and compute there, but, as on a GPU, they refuse to meet tensors
 of the CPU (but for indices and numbers without axes) or to be handed to NumPy. What a method makes there has to be
 what it makes on the CPU, up to rounding: some kernels differ, and Adam's first steps go by the signs of gradients.
-Generators of random numbers stay on the CPU; Triton's kernels, mixed precision and Lightning Fabric don't take part.
-Those two run on the CPU as well: trainings go through Fabric in ``32`` and in ``bf16-mixed``, as on a GPU.
+Generators of random numbers stay on the CPU, and Triton's kernels don't take part. How trainings go on a GPU, through
+Lightning Fabric in ``32`` or in ``bf16-mixed``, is tried on the CPU.
 
 ``python tests/other_device.py HOW NAME...`` trains and aligns with variants of :data:`VARIANTS` as `HOW` says,
 ``elsewhere`` or a precision, and compares with what comes out usually (but for ``bf16-mixed``). In a process of its
