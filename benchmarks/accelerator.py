@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from racing import with_peak_memory
+from daca import with_gradients
+from racing import largest_difference, with_peak_memory
 from scenes import other_contrast, smooth_field, smooth_image
 from torch import Tensor
 
@@ -97,26 +98,17 @@ def _attention(device: torch.device, options: argparse.Namespace) -> list[str]:
         field = torch.from_numpy(smooth_field((*shape, batch), seed=1)[:2]).permute(3, 0, 1, 2).contiguous().to(device)
         first: list[Tensor] | None = None
         for name, attention in (("ours", deformable_window_attention), ("gather all", gather_all_attention)):
-            work = partial(_with_gradients, attention, images, field)
+            work = partial(with_gradients, attention, images, field, WINDOW, HEADS)
             what = f"{name}, {batch} x {' x '.join(map(str, shape))}"
             gathered = 4 * batch * shape[0] * shape[1] * WINDOW**2 * (3 * CHANNELS + 4 * HEADS)
             if name != "ours" and gathered > options.largest_gb * 1e9:
                 lines.append(f"| {what} | would take some {gathered / 1e9:.0f} GB | | |")
                 continue
             found, memory = _peak(work, device)
-            apart = "" if first is None else f"{_largest_difference(first, found):.1e}"
+            apart = "" if first is None else f"{largest_difference(first, found):.1e}"
             first = first or found
             lines.append(f"| {what} | {_seconds(work, device, options.seconds):.3g} | {memory:,.0f} | {apart} |")
     return lines
-
-
-def _with_gradients(attention: Callable[..., Tensor], images: list[Tensor], field: Tensor) -> list[Tensor]:
-    output = attention(*images, field, WINDOW, HEADS)
-    return [output.detach(), *torch.autograd.grad(output.sin().sum(), images)]
-
-
-def _largest_difference(some: list[Tensor], others: list[Tensor]) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(some, others, strict=True))
 
 
 def _peak(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

@@ -22,14 +22,18 @@ def _race(shape: tuple[int, ...], window: int, channels: int = 14, heads: int = 
     volume = smooth_field((*shape, 1) if len(shape) == 2 else shape, seed=1)
     field = torch.from_numpy(volume[: len(shape)]).reshape(1, len(shape), *shape)
 
-    def with_gradients(attention: Callable[..., Tensor]) -> list[Tensor]:
-        output = attention(*images, field, window, heads)
-        return [output, *torch.autograd.grad(output.sin().sum(), images)]
-
     power = "²" if len(shape) == 2 else "³"
     return Race(
         f"DACA of {window}{power} windows and gradients, {shape[0]}{power}",
         "gather all samples (`grid_sample`), softmax",
-        lambda: with_gradients(deformable_window_attention),
-        lambda: with_gradients(gather_all_attention),
+        lambda: with_gradients(deformable_window_attention, images, field, window, heads),
+        lambda: with_gradients(gather_all_attention, images, field, window, heads),
     )
+
+
+def with_gradients(
+    attention: Callable[..., Tensor], images: list[Tensor], field: Tensor, window: int, heads: int
+) -> list[Tensor]:
+    """The output of an attention, and a gradient for query, key and value."""
+    output = attention(*images, field, window, heads)
+    return [output.detach(), *torch.autograd.grad(output.sin().sum(), images)]

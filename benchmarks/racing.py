@@ -18,7 +18,7 @@ def largest_difference(ours: Any, theirs: Any) -> float:
     """The largest absolute difference between two arrays, tensors, numbers, or sequences of them."""
     if isinstance(ours, list | tuple):
         return max(largest_difference(a, b) for a, b in zip(ours, theirs, strict=True))
-    a, b = (np.asarray(x.detach() if hasattr(x, "detach") else x, dtype=np.float64) for x in (ours, theirs))
+    a, b = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=np.float64) for x in (ours, theirs))
     return float(np.abs(a - b).max())
 
 

@@ -72,6 +72,8 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any], dict[str, str]]] = {
     "convexadam": ("convexadam", 3, {}, {}),
 }
 """Method, dimension, options, and the stand-ins that it builds on: every way through the code that computes."""
+KEPT: list[Any] = []
+"""The device's own kernels, which would be gone with their library."""
 ON_ANY_DEVICE = ("aten._to_copy.default", "aten.copy_.default")
 INDEXING = ("aten.index.", "aten.index_put", "aten._index_put")
 
@@ -160,7 +162,7 @@ def register() -> TorchDispatchMode:
     )
     kernels.impl("empty.memory_format", lambda size, **kind: Elsewhere(torch.empty(size, **_on_cpu(kind))))
     kernels.impl("_copy_from", _copy_from)
-    register.kernels = kernels  # they are gone when it is
+    KEPT.append(kernels)
 
     # These four would ask C++ for the device's memory.
     made, as_made, listed, forked = torch.tensor, torch.as_tensor, torch.Tensor.tolist, torch.random.fork_rng
@@ -172,8 +174,7 @@ def register() -> TorchDispatchMode:
     torch.random.fork_rng = lambda devices=(): forked([d for d in devices if torch.device(d).type != NAME])
     drawn = _generation.torch_random
     for module in (_generation, _stage2_losses, rbg_stage1):
-        if hasattr(module, "torch_random"):
-            module.torch_random = lambda device, *purpose: drawn("cpu", *purpose)
+        module.torch_random = lambda device, *purpose: drawn("cpu", *purpose)
     contextual.TILE_ELEMENTS[NAME] = contextual.TILE_ELEMENTS["cpu"]
     elsewhere, accelerate = devices.OneCpu(), loop.accelerate
     elsewhere.device = torch.device(NAME, 0)
@@ -254,31 +255,41 @@ def fabric(precision: str) -> Iterator[None]:
         loop.accelerate = accelerate
 
 
+def compare(name: str, device: str, way: Any) -> None:
+    """Raises AssertionError where a variant finds something else than usual."""
+    found = []
+    for where, mode in (("cpu", nullcontext()), (device, way)):
+        with tempfile.TemporaryDirectory() as folder, mode:
+            found.append(train_and_align(name, where, Path(folder)))
+    usual, other = found
+    allowed = 0.05 * np.ptp(usual.image.data)
+    np.testing.assert_allclose(other.image.data, usual.image.data, atol=allowed, err_msg=f"{name}: image")
+    if usual.field is not None:
+        np.testing.assert_allclose(other.field, usual.field, atol=0.1, err_msg=f"{name}: field, voxels")
+
+
+def run_in_half_precision(name: str) -> None:
+    """Raises AssertionError unless an image comes out; Adam's first steps go elsewhere, so there is none to compare."""
+    with tempfile.TemporaryDirectory() as folder, fabric("bf16-mixed"):
+        image = train_and_align(name, "cpu", Path(folder)).image.data
+    assert np.isfinite(image).all(), name
+    assert np.ptp(image) > 0, name
+
+
 def main(how: str, names: Sequence[str]) -> None:
-    """Compare both ways."""
+    """Try every variant."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     if how == NAME:
         mode = register()
         with mode:
             _check_the_device()
     for name in names:
-        if how == "bf16-mixed":
-            # Adam's first steps go elsewhere in half precision: nothing to compare with.
-            with tempfile.TemporaryDirectory() as folder, fabric(how):
-                image = train_and_align(name, "cpu", Path(folder)).image.data
-            assert np.isfinite(image).all(), name
-            assert np.ptp(image) > 0, name
-            print(f"{name}: done", flush=True)  # noqa: T201 - the test counts them
-            continue
-        found = []
-        for device, way in (("cpu", nullcontext()), (NAME, mode) if how == NAME else ("cpu", fabric(how))):
-            with tempfile.TemporaryDirectory() as folder, way:
-                found.append(train_and_align(name, device, Path(folder)))
-        usual, other = found
-        allowed = 0.05 * np.ptp(usual.image.data)
-        np.testing.assert_allclose(other.image.data, usual.image.data, atol=allowed, err_msg=f"{name}: image")
-        if usual.field is not None:
-            np.testing.assert_allclose(other.field, usual.field, atol=0.1, err_msg=f"{name}: field, voxels")
+        if how == NAME:
+            compare(name, NAME, mode)
+        elif how == "bf16-mixed":
+            run_in_half_precision(name)
+        else:
+            compare(name, "cpu", fabric(how))
         print(f"{name}: done", flush=True)  # noqa: T201 - the test counts them
 
 

@@ -16,19 +16,16 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "gpus", lambda: [Path(f"/dev/nvidia{n}") for n in range(3)])
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(devices, "_TAKEN", [])
-    for variable in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
-        monkeypatch.delenv(variable, raising=False)
-    yield monkeypatch
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
+    monkeypatch.setattr(os, "environ", environment)
+    yield environment
     for descriptor in devices._TAKEN:
         os.close(descriptor)
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
 
 
 def taken(machine, count: int) -> list[int]:
     devices.take_gpus(count)
-    seen = [int(number) for number in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
-    machine.delenv("CUDA_VISIBLE_DEVICES")
-    return seen
+    return [int(number) for number in machine.pop("CUDA_VISIBLE_DEVICES").split(",")]
 
 
 def test_jobs_take_different_gpus_and_share_when_all_are_taken(machine):
@@ -67,10 +64,10 @@ def test_a_gpu_is_free_again_when_its_job_ends(machine, tmp_path):
 @pytest.mark.parametrize("count", [0, 3, 4])
 def test_nothing_changes_where_there_is_no_choice(machine, count):
     devices.take_gpus(count)
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert "CUDA_VISIBLE_DEVICES" not in machine
 
 
 def test_what_the_cluster_or_the_user_chose_stays(machine):
-    machine.setenv("CUDA_VISIBLE_DEVICES", "7")
+    machine["CUDA_VISIBLE_DEVICES"] = "7"
     devices.take_gpus(1)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    assert machine["CUDA_VISIBLE_DEVICES"] == "7"

@@ -9,7 +9,8 @@ from modalign.errors import ConfigError
 
 def gpus() -> list[Path]:
     """The device files of this machine's GPUs, in the order of their numbers."""
-    return sorted(Path("/dev").glob("nvidia[0-9]*"), key=lambda file: int(file.name.removeprefix("nvidia")))
+    numbers = (file.name.removeprefix("nvidia") for file in Path("/dev").glob("nvidia[0-9]*"))
+    return [Path(f"/dev/nvidia{number}") for number in sorted(int(n) for n in numbers if n.isdigit())]
 
 
 def has_gpu() -> bool:

@@ -57,7 +57,7 @@ class InstanceOptions(MethodOptions):
         le=1,
         description="the deformation is computed on points at least this share of the control points' distance apart, "
         "and interpolated to the voxels; 0: on those of the published schedule, in its last stage all voxels, which "
-        "takes half as long again",
+        "takes up to twice as long",
     )
     affine_learning_rate: float = Field(
         5e-3, gt=0, description="of Adam, in halves of the moving image's extent (affine stage)"
